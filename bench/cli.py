@@ -1,0 +1,125 @@
+"""The command `tokenwire`. Imports what a command needs only when that command runs: `--help` must be instant.
+
+Exit codes: 0 done; 1 a trial, or a report, could not be made; 2 wrong usage or scenario; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="tokenwire",
+    help="Should LLM tokens travel over Server-Sent Events or over WebSocket? Measure it, here, for your traffic.",
+    epilog="Exit codes: 0 done, 1 a trial or report failed, 2 wrong usage or scenario, 130 stopped by Ctrl-C.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as phases.chat.users=500. Repeatable."),
+]
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"tokenwire: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str, typer.Argument(help="A shipped scenario (see `scenarios`) or the path of a TOML file.")
+    ] = "duel",
+    overrides: Overrides = None,
+    results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
+) -> None:
+    """Run a scenario and write its report."""
+    from bench import experiment, report
+    from bench.progress import Progress
+    from bench.record import RecordError
+    from bench.scenario_toml import ScenarioError, find, load
+    from bench.trial import TrialError
+
+    try:
+        loaded = load(scenario, overrides or [])
+        source = find(scenario)
+    except ScenarioError as error:
+        _fail(error, USAGE)
+    try:
+        folder = experiment.new_folder(results, loaded)
+    except OSError as error:
+        _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
+    trials = loaded.experiment.blocks * len(loaded.arms)
+    failure: TrialError | None = None
+    state = "failed"
+    try:
+        with Progress(loaded.name, trials) as progress:
+            state = experiment.run(loaded, source, overrides or [], folder, progress)
+    except TrialError as error:
+        failure = error
+    try:
+        report.show(folder)
+    except RecordError as error:
+        _fail(failure or error, INTERRUPTED if state == "interrupted" else FAILED)
+    if failure is not None:
+        _fail(f"{failure}; the trials before it are reported above", FAILED)
+    if state == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command(name="report")
+def report_(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as results/duel-...")],
+) -> None:
+    """Rebuild every output of a run from its records."""
+    from bench import report
+    from bench.record import RecordError
+
+    try:
+        report.show(folder)
+    except RecordError as error:
+        _fail(error, USAGE)
+
+
+@app.command()
+def scenarios() -> None:
+    """List the scenarios that come with tokenwire."""
+    from bench.scenario_toml import load, shipped
+
+    width = max(map(len, shipped()))
+    for name in shipped():
+        print(f"{name:{width}}  {load(name).title}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def serve(context: typer.Context) -> None:
+    """Serve the mock LLM alone, for any client: `tokenwire serve aiohttp --port 8000`; see `tokenwire serve --help`."""
+    from servers.__main__ import main as serve_main
+
+    raise typer.Exit(serve_main(context.args))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    print(installed("tokenwire"))
+
+
+def main() -> None:
+    """Run the command line; every way out is a documented exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("tokenwire: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)

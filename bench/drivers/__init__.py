@@ -1,0 +1,1 @@
+"""Who owns the sockets: one module per concurrency library, each a process of its own."""

@@ -1,0 +1,442 @@
+"""The asyncio driver: `python -m bench.drivers.asyncio_ PLAN.json` runs one trial's phases and leaves raw logs.
+
+One event loop (uvloop) and one `Protocol` serve every wire protocol. The stamp is the first thing `data_received` does:
+one monotonic clock reading per socket read, before any parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import os
+import platform
+import signal
+import statistics
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic_ns
+
+import msgspec
+import uvloop
+
+from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
+from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, request_body
+from bench.drivers.tally import p99_gap_excess_ns
+from bench.rawlog import RawLog, StreamRecord
+from bench.scenario import PRIME, PRIME_PROFILE, AnyPhase, Closed, Open, Steps
+from bench.session import NEVER, Counters, Session
+from bench.usage import cpu_ns, rss_bytes
+from bench.wire import make_wire
+from bench.wire.events import Outcome, Wire
+from servers.pacing import Pacer, set_timer_slack
+
+DROPPED = "dropped"
+REFUSED_PAUSE_S = 0.1
+"""A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
+LATE_NS = 1_000_000
+"""A start this much after its intended time counts as late."""
+PROBE_NS = 20_000_000
+"""The driver's own loop is probed this often; what it is late is its lag."""
+GC_POLICY = "frozen at start, off during phases, one full collection between them"
+OPENING_AT_ONCE = 64
+"""Kept connections are opened this many at a time: half of the smallest common listen backlog."""
+
+
+VERSIONS = {
+    "python": platform.python_version(),
+    **{name: version(name) for name in ("uvloop", "httptools", "websockets", "msgspec")},
+}
+
+
+class Connection(asyncio.Protocol):
+    """One socket: carries out what its session asks for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session) -> None:
+        self._loop = loop
+        self.session = session
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.settled: asyncio.Future[None] | None = None
+        """Resolved when the stream has ended and the connection is idle again, or gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.session.connected(monotonic_ns())
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.act()
+
+    def data_received(self, data: bytes) -> None:
+        now = monotonic_ns()
+        if self.session.received(now, data):
+            self.act()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.lost(monotonic_ns(), exc)
+        self._transport = None
+        self.act()
+
+    def failed(self, error: OSError) -> None:
+        """connect() failed."""
+        self.session.lost(monotonic_ns(), error)
+        self.act()
+
+    def act(self) -> None:
+        """Send, close, and report, as the session now asks."""
+        session = self.session
+        transport = self._transport
+        if session.out and transport is not None:
+            out, session.out = session.out, b""
+            session.sending(monotonic_ns())
+            transport.write(out)
+        if session.close and transport is not None:
+            transport.close()
+        record = session.ended
+        if record is not None and (session.idle or session.close) and self.settled is not None:
+            settled, self.settled = self.settled, None
+            self._disarm()
+            if not settled.done():
+                settled.set_result(None)
+        elif record is None and session.deadline_ns != NEVER and self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        # One timer per stream, moved only when it fires: progress just moves the session's deadline.
+        delay = (self.session.deadline_ns - monotonic_ns()) / NS
+        self._timer = self._loop.call_later(max(delay, 0.001), self._wake)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def expire(self) -> None:
+        """connect() took too long."""
+        self.session.expired(self.session.deadline_ns)
+        self.act()
+
+    def _wake(self) -> None:
+        self._timer = None
+        if self.session.expired(monotonic_ns()):
+            if self._transport is not None:
+                self._transport.abort()
+            self.act()
+        elif self.session.deadline_ns != NEVER:
+            self._arm()
+
+    def hang_up(self) -> None:
+        """Close the connection, in good order when it is idle."""
+        self._disarm()
+        self.session.leave()
+        self.act()
+
+
+class Driver:
+    """Runs the phases of one trial."""
+
+    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._plan = plan
+        self._profiles = {**plan.scenario.profiles, PRIME_PROFILE: PRIME}
+        self._timeouts = plan.scenario.timeouts
+        self._log = RawLog(Path(plan.folder))
+        self._pacer = Pacer(loop)
+        self._counters = Counters()
+        self._busy: set[Connection] = set()
+        self._pool: list[Connection] = []
+        self._streams = 0
+        self._facts = PhaseFacts()
+        self._phase = ""
+        self._lags: list[int] = []
+        self._recent_ttft_ns: deque[int] = deque(maxlen=200)
+        self.stopped = False
+
+    async def run(self) -> None:
+        """Run all phases in order, or as far as a signal lets them."""
+        say(Hello(os.getpid(), VERSIONS, f"uvloop {uvloop.__version__}", GC_POLICY, self._pacer.timer))
+        probe = self.loop.create_task(self._probe())
+        for name, phase in self._plan.scenario.phases.items():
+            if self.stopped:
+                break
+            self._phase, self._facts = name, PhaseFacts()
+            await self._run_phase(phase)
+            self._hang_up_pool()
+            say(PhaseDone(name, self._facts))
+            gc.collect()
+        probe.cancel()
+        self._pacer.close()
+        self._log.close()
+        say(Done(self._streams, self.stopped))
+
+    def stop(self) -> None:
+        """Start nothing more and end what is open as cancelled."""
+        self.stopped = True
+        for connection in list(self._busy):
+            connection.session.cancel(monotonic_ns(), "the run was stopped")
+            connection.act()
+
+    async def _run_phase(self, phase: AnyPhase) -> None:
+        match phase:
+            case Closed():
+                await self._closed(phase)
+            case Open():
+                await self._open(phase)
+            case Steps():
+                await self._steps(phase)
+
+    # One stream.
+
+    def _record(self, ordinal: int, intended_ns: int, step: int = 0) -> StreamRecord:
+        self._streams += 1
+        return StreamRecord(
+            stream=self._streams,
+            phase=self._phase,
+            step=step,
+            window=True,
+            ordinal=ordinal,
+            seed=derive_seed(self._plan.seed, self._phase, step, ordinal),
+            cold=False,
+            intended_ns=intended_ns,
+        )
+
+    async def _stream(self, record: StreamRecord, profile: str, connection: Connection | None) -> Connection:
+        """Have one stream on `connection`, or on a new one; return its connection when it has settled."""
+        body = request_body(profile, record.seed)
+        record.cold = connection is None
+        if connection is None:
+            connection = Connection(self.loop, Session(self._wire(), self._timeouts, self._log, self._counters))
+        settled = connection.settled = self.loop.create_future()
+        self._busy.add(connection)
+        connection.session.ask(record, body)
+        if record.cold:
+            await self._connect(connection)
+        else:
+            connection.act()
+        await settled
+        self._busy.discard(connection)
+        return connection
+
+    async def _counted_stream(self, record: StreamRecord, load: Closed | Open) -> None:
+        """Have one stream of a window, on a kept connection when one is idle."""
+        facts = self._facts
+        facts.starts += 1
+        facts.starts_late += monotonic_ns() - record.intended_ns > LATE_NS
+        facts.peak_open = max(facts.peak_open, len(self._busy) + 1)
+        connection = await self._stream(record, load.profile, self._idle_connection())
+        if record.first_content_ns:
+            self._recent_ttft_ns.append(record.first_content_ns - record.started_ns)
+        if load.connections == "warm" and connection.session.idle and not self.stopped:
+            self._pool.append(connection)
+        else:
+            connection.hang_up()
+
+    def _wire(self) -> Wire:
+        plan = self._plan
+        return make_wire(plan.scenario.arms[plan.arm].protocol, f"{plan.host}:{plan.port}", plan.compression)
+
+    async def _connect(self, connection: Connection) -> None:
+        connection.session.connecting(monotonic_ns())
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                await self.loop.create_connection(lambda: connection, self._plan.host, self._plan.port)
+        except TimeoutError:
+            connection.expire()
+        except OSError as error:
+            connection.failed(error)
+
+    def _idle_connection(self) -> Connection | None:
+        while self._pool:
+            connection = self._pool.pop()
+            if connection.session.idle:
+                return connection
+        return None
+
+    def _hang_up_pool(self) -> None:
+        for connection in self._pool:
+            connection.hang_up()
+        self._pool.clear()
+
+    # Loads.
+
+    async def _closed(self, load: Closed, step: int = 0) -> list[StreamRecord]:
+        if load.connections == "warm":
+            await self._prime(load.users)
+        ended: list[StreamRecord] = []
+        async with self._window() as start_ns, asyncio.TaskGroup() as users:
+            for user, offset in enumerate(ramp_offsets(load.users, load.ramp_s)):
+                users.create_task(self._user(user, start_ns, offset, load, step, ended))
+        return ended
+
+    async def _user(
+        self, user: int, start_ns: int, offset: int, load: Closed, step: int, ended: list[StreamRecord]
+    ) -> None:
+        end_ns = NEVER if load.duration_s is None else start_ns + int(load.duration_s * NS)
+        intended = start_ns + offset
+        turns = itertools.count() if load.turns is None else range(load.turns)
+        for turn in turns:
+            await self._pacer.until(intended)
+            if intended >= end_ns or self.stopped:
+                break
+            record = self._record(turn * load.users + user, intended, step)
+            await self._counted_stream(record, load)
+            ended.append(record)
+            pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
+            intended = monotonic_ns() + int(pause_s * NS)
+
+    async def _open(self, load: Open) -> None:
+        await self._prime(load.pool)
+        seed = derive_seed(self._plan.seed, self._phase, "arrivals")
+        async with self._window() as start_ns, asyncio.TaskGroup() as streams:
+            for ordinal, offset in enumerate(open_offsets(load.arrivals, load.rate, load.duration_s, seed)):
+                await self._pacer.until(start_ns + offset)
+                if self.stopped:
+                    break
+                record = self._record(ordinal, start_ns + offset)
+                if len(self._busy) < load.max_open:
+                    streams.create_task(self._counted_stream(record, load))
+                else:
+                    self._drop(record)
+
+    def _drop(self, record: StreamRecord) -> None:
+        self._facts.dropped += 1
+        record.outcome = DROPPED
+        record.detail = f"{len(self._busy)} streams were open"
+        record.ended_ns = monotonic_ns()
+        self._log.ended(record)
+
+    async def _steps(self, load: Steps) -> None:
+        total = PhaseFacts()
+        for users in load.users:
+            closed = Closed(
+                profile=load.profile, connections=load.connections, users=users, turns=load.turns, ramp_s=load.ramp_s
+            )
+            self._facts = PhaseFacts()
+            ended = await self._closed(closed, step=users)
+            self._hang_up_pool()
+            p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._profiles[load.profile])
+            within = p99 <= load.limit_ms * 1e6 and all(record.outcome == Outcome.COMPLETE for record in ended)
+            total = merged(total, self._facts)
+            total.steps.append(Step(users, p99, within))
+            if not within or self.stopped:
+                break
+        self._facts = total
+
+    async def _prime(self, connections: int) -> None:
+        """Open connections to keep, and have one token over each, so that both protocols start from a used one."""
+        for first in range(0, connections, OPENING_AT_ONCE):
+            numbers = range(first, min(first + OPENING_AT_ONCE, connections))
+            primed = await asyncio.gather(*(self._prime_one(number) for number in numbers))
+            self._pool.extend(connection for connection in primed if connection.session.idle)
+
+    async def _prime_one(self, number: int) -> Connection:
+        record = self._record(number, monotonic_ns())
+        record.window = False
+        record.seed = derive_seed(self._plan.seed, self._phase, "prime", number)
+        return await self._stream(record, PRIME_PROFILE, None)
+
+    # The window, and what the driver watches while it is open.
+
+    @contextlib.asynccontextmanager
+    async def _window(self) -> AsyncIterator[int]:
+        """Measure what happens inside; yields the start, in ns."""
+        facts, pid = self._facts, self._plan.server_pid
+        with contextlib.suppress(OSError):  # a dead server shows in the outcomes
+            facts.server_rss_start = rss_bytes(pid)
+        facts.driver_rss_start = rss_bytes(os.getpid())
+        self._lags.clear()
+        driver_cpu = cpu_ns(os.getpid())
+        server_cpu = self._server_cpu_ns()
+        facts.window_start_ns = monotonic_ns()
+        try:
+            yield facts.window_start_ns
+        finally:
+            facts.window_end_ns = monotonic_ns()
+            facts.server_cpu_ns = max(0, self._server_cpu_ns() - server_cpu)
+            facts.driver_cpu_ns = cpu_ns(os.getpid()) - driver_cpu
+            self._sample_memory()
+            if self._lags:
+                lags = sorted(self._lags)
+                facts.loop_lag_p99_ns = lags[min(len(lags) - 1, int(len(lags) * 0.99))]
+                facts.loop_lag_max_ns = lags[-1]
+
+    def _server_cpu_ns(self) -> int:
+        try:
+            return cpu_ns(self._plan.server_pid)
+        except OSError:
+            return 0
+
+    def _sample_memory(self) -> None:
+        facts = self._facts
+        facts.driver_rss_peak = max(facts.driver_rss_peak, rss_bytes(os.getpid()))
+        with contextlib.suppress(OSError):
+            facts.server_rss_peak = max(facts.server_rss_peak, rss_bytes(self._plan.server_pid))
+
+    async def _probe(self) -> None:
+        """Probe the loop's lag, sample memory, and say how things go."""
+        due = monotonic_ns()
+        for count in itertools.count():
+            due += PROBE_NS
+            await self._pacer.until(due)
+            now = monotonic_ns()
+            self._lags.append(now - due)
+            due = max(due, now - PROBE_NS)
+            if count % 10 == 0:
+                self._sample_memory()
+            if count % 25 == 0:
+                recent = self._recent_ttft_ns
+                ttft_ms = statistics.median(recent) / 1e6 if recent else None
+                say(Tick(self._phase, len(self._busy), self._counters.chunks, ttft_ms))
+
+
+def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
+    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, extremes of the rest."""
+    return PhaseFacts(
+        window_start_ns=a.window_start_ns or b.window_start_ns,
+        window_end_ns=b.window_end_ns,
+        server_cpu_ns=a.server_cpu_ns + b.server_cpu_ns,
+        driver_cpu_ns=a.driver_cpu_ns + b.driver_cpu_ns,
+        server_rss_start=a.server_rss_start or b.server_rss_start,
+        server_rss_peak=max(a.server_rss_peak, b.server_rss_peak),
+        driver_rss_start=a.driver_rss_start or b.driver_rss_start,
+        driver_rss_peak=max(a.driver_rss_peak, b.driver_rss_peak),
+        peak_open=max(a.peak_open, b.peak_open),
+        starts=a.starts + b.starts,
+        starts_late=a.starts_late + b.starts_late,
+        dropped=a.dropped + b.dropped,
+        loop_lag_p99_ns=max(a.loop_lag_p99_ns, b.loop_lag_p99_ns),
+        loop_lag_max_ns=max(a.loop_lag_max_ns, b.loop_lag_max_ns),
+        steps=a.steps,
+    )
+
+
+def say(said: Said) -> None:
+    """One line to the parent. A parent that is gone is no reason to lose the trial."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, msgspec.json.encode(said) + b"\n")
+
+
+def main(path: str) -> int:
+    """Run the plan in the file `path`. Returns the exit code: 0 done, 130 stopped by a signal."""
+    plan = msgspec.json.decode(Path(path).read_bytes(), type=Plan)
+    if plan.cpus:
+        os.sched_setaffinity(0, plan.cpus)
+    set_timer_slack()
+    # A collection stops the loop while tens of thousands of live objects are walked, and every stamp behind it is
+    # late. Streams leave no cycles behind, so memory does not grow; what is left goes between phases, off the clock.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    loop = uvloop.new_event_loop()
+    driver = Driver(plan, loop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, driver.stop)
+    loop.run_until_complete(driver.run())
+    return 130 if driver.stopped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

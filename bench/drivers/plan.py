@@ -1,0 +1,105 @@
+"""What the parent tells a driver process, and what the driver says on its standard output, one JSON object a line."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.scenario import Scenario
+
+
+class Plan(msgspec.Struct):
+    """One trial, as the driver needs it."""
+
+    scenario: Scenario
+    arm: str
+    host: str
+    port: int
+    server_pid: int
+    seed: int
+    """The run's: the seeds of all streams derive from it, the same on every arm."""
+    folder: str
+    """Where the raw logs go; exists."""
+    compression: bool
+    """Offer permessage-deflate."""
+    cpus: list[int] | None = None
+    """The cores this process keeps to."""
+
+
+class Hello(msgspec.Struct, tag="hello", tag_field="event"):
+    """Said once, before the first connection."""
+
+    pid: int
+    versions: dict[str, str]
+    loop: str
+    gc: str
+    timer: str
+    """What wakes the driver for a start: "timerfd" or "loop"."""
+
+
+class Tick(msgspec.Struct, tag="tick", tag_field="event"):
+    """Said twice a second: what a progress display shows."""
+
+    phase: str
+    open: int
+    """Streams under way."""
+    tokens: int
+    """Content chunks received in this trial so far."""
+    ttft_ms: float | None
+    """Median over the most recent streams."""
+
+
+class Step(msgspec.Struct):
+    """One size of a `steps` phase."""
+
+    users: int
+    p99_gap_excess_ns: int
+    within_limit: bool
+
+
+class PhaseFacts(msgspec.Struct):
+    """What a phase cost and how well the driver kept its promises. Times CLOCK_MONOTONIC ns, sizes bytes."""
+
+    window_start_ns: int = 0
+    window_end_ns: int = 0
+    """When the last stream of the window had ended."""
+    server_cpu_ns: int = 0
+    driver_cpu_ns: int = 0
+    server_rss_start: int = 0
+    """Before the window, kept connections open."""
+    server_rss_peak: int = 0
+    driver_rss_start: int = 0
+    driver_rss_peak: int = 0
+    peak_open: int = 0
+    starts: int = 0
+    starts_late: int = 0
+    """Started more than 1 ms after intended."""
+    dropped: int = 0
+    loop_lag_p99_ns: int = 0
+    loop_lag_max_ns: int = 0
+    steps: list[Step] = []
+
+
+class PhaseDone(msgspec.Struct, tag="phase", tag_field="event"):
+    """Said when a phase has been drained."""
+
+    name: str
+    facts: PhaseFacts
+
+
+class Done(msgspec.Struct, tag="done", tag_field="event"):
+    """Said last: the raw logs are closed."""
+
+    streams: int
+    stopped: bool
+    """By a signal, before all phases had run."""
+
+
+Said = Hello | Tick | PhaseDone | Done
+
+
+def request_body(model: str, seed: int) -> bytes:
+    """The JSON body that asks for one stream: the same for every protocol, of one length for all seeds."""
+    return (
+        b'{"model":"%s","messages":[{"role":"user","content":"Tell me how tokens travel."}],"stream":true,"seed":%d}'
+        % (model.encode(), seed)
+    )

@@ -1,0 +1,235 @@
+"""Scenario files: find, read, override, check. Every fault is one line that says where, what, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.scenario import PRIME_PROFILE, AnyPhase, Arm, Experiment, Scenario, Timeouts
+from servers.emitter import Profile
+
+TOP_LEVEL: dict[str, Any] = {
+    "title": str,
+    "experiment": Experiment,
+    "timeouts": Timeouts,
+    "arms": Arm,
+    "profiles": Profile,
+    "phases": AnyPhase,
+}
+"""What stands at the top of a file, and the type of it (of each of its sub-tables, for the last three)."""
+
+NAMED = ("arms", "profiles", "phases")
+
+
+class ScenarioError(Exception):
+    """A scenario that cannot be used. The message is one line for the user."""
+
+
+def shipped() -> dict[str, Path]:
+    """The scenarios that come with the package: name -> file."""
+    folder = Path(str(resources.files("scenarios")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a shipped scenario, or the given file. Raises `ScenarioError` when there is none."""
+    known = shipped()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    names = ", ".join(known)
+    close = difflib.get_close_matches(name_or_path, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ScenarioError(
+        f"{name_or_path}: no such scenario or file; {hint}give one of {names}, or the path of a TOML file"
+    )
+
+
+def load(name_or_path: str, overrides: typing.Sequence[str] = ()) -> Scenario:
+    """Read a scenario, apply `KEY=VALUE` overrides (VALUE as TOML, or a bare string), and check it.
+
+    Raises `ScenarioError`.
+    """
+    path = find(name_or_path)
+    where = path.name if path in shipped().values() else str(path)
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{where}: not a TOML file: {error}") from None
+    except OSError as error:
+        raise ScenarioError(f"{where}: cannot be read: {error.strerror}") from None
+    for override in overrides:
+        _override(raw, override)
+    raw.setdefault("name", path.stem)
+    return check(raw, where)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ScenarioError(f"--set {override}: expected KEY=VALUE, such as phases.chat.users=500")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for depth, part in enumerate(parts[:-1]):
+        # A missing table under a known name would only be reported later as incomplete: name it here.
+        if part not in table and depth > 0:
+            raise ScenarioError(
+                f"--set {key}: no {'.'.join(parts[: depth + 1])!r} in the scenario; {_choices(part, table)}"
+            )
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ScenarioError(f"--set {key}: {'.'.join(parts[: depth + 1])!r} is a value, not a table")
+    table[parts[-1]] = value
+
+
+def check(raw: dict[str, Any], where: str) -> Scenario:
+    """Turn decoded TOML into a `Scenario`. `where` names the file in errors. Raises `ScenarioError`."""
+    name = raw.pop("name")
+    for key in raw:
+        if key not in TOP_LEVEL:
+            raise ScenarioError(f"{where}: unknown key {key!r}; {_choices(key, TOP_LEVEL)}")
+    parts: dict[str, Any] = {"name": name}
+    for key, kind in TOP_LEVEL.items():
+        if key in NAMED:
+            tables = raw.get(key)
+            if not isinstance(tables, dict) or not tables:
+                raise ScenarioError(f"{where}: {key}: at least one table [{key}.NAME] is needed")
+            parts[key] = {n: _convert(value, kind, where, f"{key}.{n}") for n, value in tables.items()}
+        elif key in raw:
+            parts[key] = _convert(raw[key], kind, where, key)
+        elif key == "title":
+            raise ScenarioError(f"{where}: title: missing; one line that says what the scenario answers")
+    scenario = Scenario(**parts)
+    _check_whole(scenario, where)
+    return scenario
+
+
+def _check_whole(scenario: Scenario, where: str) -> None:
+    for name in (*scenario.arms, *scenario.phases, *scenario.profiles):
+        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+            raise ScenarioError(
+                f"{where}: {name!r}: names are letters, digits, '-' and '_', since files are named after them"
+            )
+    if PRIME_PROFILE in scenario.profiles:
+        raise ScenarioError(
+            f"{where}: profiles.{PRIME_PROFILE}: reserved for priming kept connections; take another name"
+        )
+    for name, phase in scenario.phases.items():
+        if phase.profile not in scenario.profiles:
+            raise ScenarioError(
+                f"{where}: phases.{name}.profile: {phase.profile!r} is no profile here; "
+                f"{_choices(phase.profile, scenario.profiles)}"
+            )
+
+
+def _convert(value: Any, kind: Any, where: str, key: str) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(_explain(str(error), value, kind, where, key)) from None
+
+
+def _explain(message: str, value: Any, kind: Any, where: str, key: str) -> str:
+    """Rewrite a msgspec message (`text - at `$.a.b``) as one line with file, key, value, and what is allowed."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    text = text.replace("`", "")
+    bad, owner = value, _pick(kind, value)
+    steps = [step for step in path.split(".") if step]
+    for step in steps:
+        field, _, index = step.partition("[")
+        if isinstance(bad, dict):
+            bad = bad.get(field)
+        if index and isinstance(bad, list):
+            bad = bad[int(index.rstrip("]"))]
+        kind = _field_type(owner, field) or kind
+        owner = _pick(kind, bad)
+    full = ".".join([key, *steps])
+    fields = _fields(owner)
+    if text.startswith("Object contains unknown field "):
+        unknown = text.removeprefix("Object contains unknown field ")
+        return f"{where}: {full}: unknown key {unknown!r}; {_choices(unknown, fields)}"
+    if text.startswith("Object missing required field "):
+        missing = text.removeprefix("Object missing required field ")
+        return f"{where}: {full}.{missing}: missing; it has to be given"
+    if text.startswith("Invalid enum value") or text.startswith("Invalid value"):
+        allowed = _literals(kind) or _tags(kind)
+        shown = value.get(steps[-1]) if isinstance(value, dict) and not isinstance(bad, str) and steps else bad
+        return (
+            f"{where}: {full} = {_show(shown)}: allowed: {', '.join(allowed)}"
+            if allowed
+            else f"{where}: {full}: {text}"
+        )
+    if text.startswith("Expected "):
+        expected = text[0].lower() + text[1:].replace(" | null", "").replace("object", "a table [...]")
+        return f"{where}: {full} = {_show(bad)}: {expected}"
+    return f"{where}: {full}: {text}"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _variants(kind: Any) -> list[Any]:
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _variants(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [v for arg in typing.get_args(kind) for v in _variants(arg)]
+    if isinstance(kind, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else ()):
+        return _variants(kind.__value__)
+    return [kind]
+
+
+def _pick(kind: Any, value: Any) -> Any:
+    """Of a tagged union, the struct that `value` names."""
+    structs = [v for v in _variants(kind) if isinstance(v, type) and issubclass(v, msgspec.Struct)]
+    for struct in structs:
+        config = struct.__struct_config__
+        if config.tag_field and isinstance(value, dict) and value.get(config.tag_field) == config.tag:
+            return struct
+    return structs[0] if structs else kind
+
+
+def _fields(struct: Any) -> list[str]:
+    if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+        return []
+    tag = struct.__struct_config__.tag_field
+    return ([tag] if tag else []) + [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def _field_type(struct: Any, name: str) -> Any:
+    if isinstance(struct, type) and issubclass(struct, msgspec.Struct):
+        for field in msgspec.structs.fields(struct):
+            if field.encode_name == name:
+                return field.type
+    return None
+
+
+def _literals(kind: Any) -> list[str]:
+    return [repr(a) for v in _variants(kind) if typing.get_origin(v) is typing.Literal for a in typing.get_args(v)]
+
+
+def _tags(kind: Any) -> list[str]:
+    structs = [v for v in _variants(kind) if isinstance(v, type) and issubclass(v, msgspec.Struct)]
+    return [repr(s.__struct_config__.tag) for s in structs if s.__struct_config__.tag is not None]
+
+
+def _choices(word: str, allowed: typing.Iterable[str]) -> str:
+    names = list(allowed)
+    close = difflib.get_close_matches(word, names, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"

@@ -1,0 +1,258 @@
+"""The conversation on one connection, sans-I/O: stamps and bytes in; bytes to send, deadlines and records out.
+
+A driver owns the socket and the clock. It tells the session what happened and when, sends what the session gives it,
+closes when told to, and calls `expired` once `deadline_ns` has passed. Nothing here knows asyncio, gevent or a
+protocol: bytes become events in `bench.wire`.
+"""
+
+from __future__ import annotations
+
+from bench.rawlog import RawLog, StreamRecord
+from bench.scenario import Timeouts
+from bench.wire.events import NO_STREAM, SEPARATOR, Accepted, Closed, Content, Finished, Identified, Idle, Outcome, Wire
+
+NEVER = 2**63 - 1
+
+
+class Counters:
+    """What all sessions of a trial count together."""
+
+    __slots__ = ("chunks", "reads")
+
+    def __init__(self) -> None:
+        self.reads = 0
+        """Socket reads."""
+        self.chunks = 0
+        """Content chunks."""
+
+
+class Session:
+    """One connection and the stream under way on it.
+
+    `out` holds bytes to send, `close` says that the connection is to be closed, `idle` that it can take a stream,
+    `ended` is the record of a stream that has just ended: the driver takes these up whenever a call returned True.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_expiring",
+        "_gap_ns",
+        "_log",
+        "_record",
+        "_requested",
+        "_text",
+        "_timeouts",
+        "_total_deadline_ns",
+        "_wire",
+        "alive",
+        "close",
+        "deadline_ns",
+        "ended",
+        "idle",
+        "out",
+    )
+
+    def __init__(self, wire: Wire, timeouts: Timeouts, log: RawLog, counters: Counters) -> None:
+        self._wire = wire
+        self._timeouts = timeouts
+        self._gap_ns = int(timeouts.gap_s * 1e9)
+        self._log = log
+        self._counters = counters
+        self._record: StreamRecord | None = None
+        self._requested = b""
+        self._text = bytearray()
+        self._expiring = ""
+        self._total_deadline_ns = NEVER
+        self.deadline_ns = NEVER
+        self.out = b""
+        self.close = False
+        self.idle = False
+        self.alive = True
+        self.ended: StreamRecord | None = None
+
+    # What the driver wants.
+
+    def ask(self, record: StreamRecord, body: bytes) -> None:
+        """Start a stream with this request body: at once on an idle connection, else as soon as the wire is ready."""
+        self._record = record
+        self._requested = body
+        self._text.clear()
+        self.ended = None
+        if self.idle:
+            self.idle = False
+            self.out += self._wire.request(record.stream, body)
+
+    def sending(self, now_ns: int) -> None:
+        """`out` is about to be written: the clock of a warm stream starts here. Clears nothing; take `out` yourself."""
+        record = self._record
+        if record is None or record.requested_ns or not self._wire.ready:
+            return
+        record.requested_ns = now_ns
+        if not record.cold:
+            record.started_ns = now_ns
+            self._total_deadline_ns = now_ns + int(self._timeouts.total_s * 1e9)
+        self._expect(now_ns, self._timeouts.first_s, "first")
+
+    def cancel(self, now_ns: int, detail: str) -> None:
+        """End the stream under way as `cancelled`, if there is one, and the connection with it."""
+        if self._record is not None:
+            out = self._wire.cancel(self._record.stream)
+            if out:
+                self.out += out
+            self._end(now_ns, Outcome.CANCELLED, detail)
+        self._shut()
+
+    def leave(self) -> None:
+        """Close an idle connection in good order."""
+        if self.alive:
+            self.out += self._wire.close()
+        self._shut()
+
+    # What happened.
+
+    def connecting(self, now_ns: int) -> None:
+        """connect() is about to be called: the clock of a cold stream starts here."""
+        if self._record is not None:
+            self._record.started_ns = now_ns
+            self._total_deadline_ns = now_ns + int(self._timeouts.total_s * 1e9)
+        self._expect(now_ns, self._timeouts.connect_s, "connect")
+
+    def connected(self, now_ns: int) -> None:
+        """The transport is up."""
+        if self._record is not None:
+            self._record.connected_ns = now_ns
+        self._expect(now_ns, self._timeouts.head_s, "head")
+        self.out += self._wire.opening()
+        if self._wire.ready:
+            self._opened(now_ns)
+
+    def received(self, now_ns: int, data: bytes) -> bool:
+        """Bytes came, stamped before this call. Return True when there is more to do than to read on."""
+        attend = False
+        record = self._record
+        if record is not None and not record.first_byte_ns and record.requested_ns:
+            record.first_byte_ns = now_ns
+        counters = self._counters
+        counters.reads += 1
+        for event in self._wire.receive(data):
+            if type(event) is Content:
+                if record is not None and event.stream == record.stream:
+                    if not record.chunks:
+                        record.first_content_ns = now_ns
+                    record.chunks += event.chunks
+                    counters.chunks += event.chunks
+                    record.last_content_ns = now_ns
+                    self._text += event.text
+                    self._text += SEPARATOR
+                    self._log.read(record.stream, event.chunks, now_ns, counters.reads, len(data))
+                    deadline = now_ns + self._gap_ns
+                    self.deadline_ns = deadline if deadline < self._total_deadline_ns else self._total_deadline_ns
+                    self._expiring = "gap"
+            else:
+                self._event(now_ns, event)
+                attend = True
+        out = self._wire.to_send()
+        if out:
+            self.out += out
+            attend = True
+        return attend
+
+    def lost(self, now_ns: int, error: BaseException | None) -> None:
+        """The connection is gone, or could not be made (then `error` says why)."""
+        if self._record is not None and not self._record.connected_ns and self._record.cold:
+            self._end(now_ns, Outcome.REFUSED, _words(error))
+        elif self._record is not None:
+            for event in self._wire.eof():
+                self._event(now_ns, event)
+            if self._record is not None:
+                self._end(now_ns, Outcome.TRUNCATED, _words(error))
+        self._shut()
+
+    def expired(self, now_ns: int) -> bool:
+        """`deadline_ns` may have passed: if it has, the stream timed out. Return whether it has."""
+        if now_ns < self.deadline_ns:
+            return False
+        if self._record is not None:
+            what = "total" if now_ns >= self._total_deadline_ns else self._expiring
+            self._end(now_ns, Outcome.TIMED_OUT, what)
+        self._shut()
+        return True
+
+    # Inside.
+
+    def _expect(self, now_ns: int, seconds: float, what: str) -> None:
+        self._expiring = what
+        self.deadline_ns = min(now_ns + int(seconds * 1e9), self._total_deadline_ns)
+
+    def _opened(self, now_ns: int) -> None:
+        record = self._record
+        if record is None:
+            self.idle = True
+            self.deadline_ns = NEVER
+        else:
+            record.ready_ns = now_ns
+            self.out += self._wire.request(record.stream, self._requested)
+
+    def _event(self, now_ns: int, event: object) -> None:
+        record = self._record
+        match event:
+            case Accepted():
+                if record is not None and record.requested_ns:
+                    record.head_ns = now_ns
+                elif self._wire.ready:
+                    self._opened(now_ns)
+            case Identified():
+                if record is not None and event.stream == record.stream:
+                    record.completion_id = event.completion_id
+            case Finished():
+                if record is not None and event.stream in (record.stream, NO_STREAM):
+                    self._end(now_ns, event.outcome, event.detail)
+                    if event.outcome is Outcome.PROTOCOL_ERROR:
+                        self._shut()
+            case Idle():
+                self.idle = self.alive and record is None
+                if self.idle:
+                    self.deadline_ns = NEVER
+            case Closed():
+                if record is not None:
+                    self._end(now_ns, Outcome.TRUNCATED, f"closed {event.code} {event.reason}".rstrip())
+                self._shut()
+
+    def _end(self, now_ns: int, outcome: Outcome, detail: str) -> None:
+        record = self._record
+        if record is None:
+            return
+        self._record = None
+        sizes = self._wire.sizes
+        record.ended_ns = now_ns
+        record.outcome = outcome.value
+        record.detail = detail
+        record.sent_bytes = sizes.sent_bytes
+        record.received_bytes = sizes.total_bytes
+        record.head_bytes = sizes.head_bytes
+        if record.cold:
+            record.sent_bytes += sizes.opening_sent_bytes
+            record.received_bytes += sizes.opening_bytes
+            record.head_bytes += sizes.opening_bytes
+        record.payload_bytes = sizes.payload_bytes
+        record.content_bytes = sizes.content_bytes
+        record.text_bytes = sizes.text_bytes
+        record.text = self._text[:-1].decode("utf-8", "replace")
+        self.ended = record
+        # A connection whose reply does not come to its end is no use to the next stream.
+        self._total_deadline_ns = NEVER
+        self._expect(now_ns, self._timeouts.head_s, "idle")
+        self._log.ended(record)
+
+    def _shut(self) -> None:
+        self.alive = False
+        self.idle = False
+        self.close = True
+        self.deadline_ns = NEVER
+
+
+def _words(error: BaseException | None) -> str:
+    if error is None:
+        return "connection closed"
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
