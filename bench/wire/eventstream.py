@@ -1,0 +1,96 @@
+"""The event stream format of Server-Sent Events: bytes in, the data of each event out.
+
+WHATWG HTML section 9.2.6, "Interpreting an event stream", on bytes instead of decoded text: line ends, field names and
+the colon are ASCII, so nothing changes but for bytes that are not UTF-8. These are handed on as they are, for whoever
+reads the data to object, where a browser would put U+FFFD and say nothing.
+"""
+
+from __future__ import annotations
+
+from bench.wire.events import MAX_MESSAGE
+
+BOM = b"\xef\xbb\xbf"
+
+
+class EventTooBig(Exception):
+    """An event has more than MAX_MESSAGE bytes."""
+
+
+class EventStream:
+    """Parser of one event stream. The type of an event makes no difference to the dialect, so ``event`` is dropped."""
+
+    __slots__ = ("_after_cr", "_at_start", "_data", "_id", "_line", "_line_bytes", "last_event_id", "retry_ms")
+
+    def __init__(self, last_event_id: str = "") -> None:
+        self.last_event_id = last_event_id
+        self.retry_ms: int | None = None
+        self._at_start = True
+        self._after_cr = False
+        self._line: list[bytes] = []  # pieces of the unfinished last line
+        self._line_bytes = 0
+        self._data: list[bytes] = []
+        self._id = last_event_id
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte would begin a new event: nothing of an earlier one is kept."""
+        return not (self._line or self._data or self._after_cr or self._at_start or self._id != self.last_event_id)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Data of the events that end in this chunk, split anywhere. Raises EventTooBig."""
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[0] == 10:  # the LF of a CRLF that was split
+                chunk = chunk[1:]
+        if not chunk:
+            return []
+        if b"\r" in chunk:
+            lines = chunk.splitlines()  # of bytes: LF, CR and CRLF, nothing else
+            self._after_cr = chunk.endswith(b"\r")
+            if self._after_cr or chunk.endswith(b"\n"):
+                lines.append(b"")
+        else:
+            lines = chunk.split(b"\n")
+        last = lines.pop()
+        if lines and self._line:
+            self._line.append(lines[0])
+            lines[0] = b"".join(self._line)
+            self._line.clear()
+            self._line_bytes = 0
+        if last:
+            self._line.append(last)
+            self._line_bytes += len(last)
+        events = self._interpret(lines) if lines else []
+        if self._line_bytes + sum(map(len, self._data)) > MAX_MESSAGE:
+            raise EventTooBig(f"an event of more than {MAX_MESSAGE} bytes")
+        return events
+
+    def _interpret(self, lines: list[bytes]) -> list[bytes]:
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(BOM)
+        events: list[bytes] = []
+        data = self._data
+        for line in lines:
+            if line[:6] == b"data: ":
+                data.append(line[6:])
+            elif line:
+                self._field(line)
+            else:
+                # "If the line is empty (a blank line): Dispatch the event". The id counts even if there is no data.
+                self.last_event_id = self._id
+                if data:
+                    events.append(b"\n".join(data) if len(data) > 1 else data[0])
+                    data.clear()
+        return events
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")  # a comment has an empty name
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.decode(errors="replace")
+        elif name == b"retry" and value.isdigit():
+            self.retry_ms = int(value)
