@@ -1,0 +1,285 @@
+"""A request becomes a generation: what will be sent, in order and when, whatever stack or protocol sends it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from operator import itemgetter
+from time import monotonic_ns
+from typing import NamedTuple, TypeVar
+
+from servers.emission_log import EmissionLog, Ended
+from servers.emitter import Profile, completion_id, completion_key, natural_length, profile_hash, schedule
+from servers.pacing import Pacer
+from servers.payloads.chat_completions import DONE, ApiError, ChatRequest, Chunks, completion_body, escaped
+
+AT_ONCE = 0
+"""The due time of a message that waits for nothing."""
+
+KNOWN = 65536
+"""Streams remembered for resuming and for counting attempts; the oldest are forgotten beyond that."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+GONE: tuple[type[BaseException], ...] = (ConnectionError,)
+
+
+class Framing(NamedTuple):
+    """What a protocol puts around each message's JSON."""
+
+    before: bytes
+    after: bytes
+    ids: bool = False
+    """Whether an `id:` line comes first."""
+
+
+SSE = Framing(b"data: ", b"\n\n")
+SSE_WITH_IDS = Framing(b"data: ", b"\n\n", ids=True)
+MESSAGES = Framing(b"", b"")
+"""Protocols that frame messages themselves."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Step(NamedTuple):
+    """One content chunk of one choice, or, without a text, that choice's stop chunk. `due_ns` is an offset."""
+
+    due_ns: int
+    choice: int
+    text: str | None
+
+
+class Generation:
+    """One completion, being sent once. `start_ns` and all due times are CLOCK_MONOTONIC."""
+
+    def __init__(self, completion: str, request: ChatRequest, profile: Profile, seed: int, taken_up_ns: int) -> None:
+        self.completion_id = completion
+        self.request = request
+        self.taken_up_ns = taken_up_ns
+        self.start_ns = taken_up_ns
+        self.created = int(time.time())
+        self.first_event = 0
+        self.framing = MESSAGES
+        self.heartbeat_ns = 0
+        self.stream = -1
+        self.task: asyncio.Task[object] | None = None
+        self.ended = Ended.FAULT
+        self.choices = request.n or 1
+        self._schedules = [schedule(profile, seed, choice, request.limit) for choice in range(self.choices)]
+        self._finish = [
+            "length" if request.limit and natural_length(profile, seed, choice) > request.limit else "stop"
+            for choice in range(self.choices)
+        ]
+        # Sorting is stable: at equal times choices keep their order, and a stop chunk follows its last content chunk.
+        self.steps = [
+            Step(due_ns, choice, text)
+            for choice, (dues, texts, _) in enumerate(self._schedules)
+            for due_ns, text in (*zip(dues, texts, strict=True), (dues[-1], None))
+        ]
+        if self.choices > 1:
+            self.steps.sort(key=itemgetter(0))
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all choices."""
+        return sum(sum(chunks.tokens) for chunks in self._schedules)
+
+    @property
+    def events(self) -> int:
+        """Events of the whole stream: role chunks, content and stop chunks, usage, [DONE]."""
+        return self.choices + len(self.steps) + self.request.include_usage + 1
+
+    @property
+    def first_ordinal(self) -> int:
+        """The ordinal, among content chunks, of the first that will be sent."""
+        return sum(step.text is not None for step in self.steps[: max(0, self.first_event - self.choices)])
+
+    def reached_ns(self) -> int:
+        """The due offset of the last event the client has, 0 when that is a role chunk."""
+        last = min(self.first_event - 1 - self.choices, len(self.steps) - 1)
+        return self.steps[last].due_ns if last >= 0 else 0
+
+    def messages(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (content ordinal or -1, due, framed bytes) from the first event on.
+
+        `due` is `AT_ONCE` for what follows the message before without a wait. The bytes are made when the message is
+        asked for, so before its wait and not after it.
+        """
+        before, after, ids = self.framing
+        request = self.request
+        chunks = Chunks(self.completion_id, self.created, request.model, request.include_usage)
+        around = [chunks.around_content(choice) for choice in range(self.choices)]
+        around = [(head if ids else before + head, tail + after) for head, tail in around]
+        event = self.first_event
+        label = self.completion_id.encode()
+
+        def framed(json: bytes) -> bytes:
+            if ids:
+                return b"id: %b:%d\n%b%b%b" % (label, event, before, json, after)
+            return before + json + after
+
+        while event < self.choices:
+            yield -1, AT_ONCE, framed(chunks.role(event))
+            event += 1
+        ordinal = self.first_ordinal
+        start_ns = self.start_ns
+        for due_ns, choice, text in self.steps[event - self.choices :]:
+            if text is None:
+                yield -1, start_ns + due_ns, framed(chunks.stop(choice, self._finish[choice]))
+            else:
+                head, tail = around[choice]
+                json = head + escaped(text) + tail
+                yield ordinal, start_ns + due_ns, b"id: %b:%d\n%b%b" % (label, event, before, json) if ids else json
+                ordinal += 1
+            event += 1
+        if request.include_usage and event == self.events - 2:
+            yield -1, AT_ONCE, framed(chunks.usage(request.prompt_tokens, self.completion_tokens))
+            event += 1
+        yield -1, AT_ONCE, framed(DONE)
+
+    def body(self) -> bytes:
+        """The reply to a request that does not stream."""
+        texts = ["".join(chunks.texts) for chunks in self._schedules]
+        return completion_body(
+            self.completion_id,
+            self.created,
+            self.request.model,
+            list(zip(texts, self._finish, strict=True)),
+            self.request.prompt_tokens,
+            self.completion_tokens,
+        )
+
+    def stop(self, reason: Ended) -> None:
+        """End it now, for `reason`. What has been handed to the library is still sent."""
+        self.ended = reason
+        if self.task is not None:
+            self.task.cancel()
+
+
+async def emit(
+    generation: Generation,
+    send: Callable[[bytes], Awaitable[None]],
+    pacer: Pacer,
+    log: EmissionLog,
+    gone: tuple[type[BaseException], ...] = GONE,
+) -> None:
+    """Send all messages of `generation`, each content chunk when it is due, and set `generation.ended`.
+
+    `send` is the library's write and waits while its buffer is full. Raises what `send` raises; `gone` says which of
+    that means that the client left. Being cancelled means so too, unless `Generation.stop` gave another reason.
+    """
+    until = pacer.until
+    log_token = log.token
+    stream = generation.stream
+    heartbeat_ns = generation.heartbeat_ns
+    try:
+        for ordinal, due_ns, payload in generation.messages():
+            if due_ns:
+                if heartbeat_ns:
+                    while (beat_ns := monotonic_ns() + heartbeat_ns) < due_ns:
+                        await until(beat_ns)
+                        await send(KEEP_ALIVE)
+                await until(due_ns)
+                if ordinal >= 0:
+                    # Before the write: a token that reached a client has its record, whatever happens next.
+                    log_token(stream, ordinal, due_ns, monotonic_ns())
+            await send(payload)
+        generation.ended = Ended.COMPLETE
+    except asyncio.CancelledError:
+        if generation.ended is Ended.FAULT:
+            generation.ended = Ended.CLIENT_GONE
+        raise
+    except gone:
+        generation.ended = Ended.CLIENT_GONE
+        raise
+
+
+async def complete(generation: Generation, pacer: Pacer, log: EmissionLog) -> bytes:
+    """Wait for the whole generation time and return the body of a reply that does not stream.
+
+    The log gets one record, that of the last content chunk, because everything is written at its due time.
+    """
+    due_ns = generation.start_ns + generation.steps[-1].due_ns
+    try:
+        await pacer.until(due_ns)
+    except asyncio.CancelledError:
+        if generation.ended is Ended.FAULT:
+            generation.ended = Ended.CLIENT_GONE
+        raise
+    body = generation.body()
+    log.token(generation.stream, len(generation.steps) - generation.choices - 1, due_ns, monotonic_ns())
+    generation.ended = Ended.COMPLETE
+    return body
+
+
+class NothingToResume(ApiError):
+    """The client has the last event already. WHATWG HTML 9.2.3: status 204 tells an EventSource to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(204, "The stream had ended after the event given.", code="nothing_to_resume")
+
+
+class Registry:
+    """Makes generations of requests, and remembers what resuming needs: start times and attempt numbers."""
+
+    def __init__(self, profiles: dict[str, Profile]) -> None:
+        self._profiles = profiles
+        self._attempts: dict[tuple[int, int], int] = {}
+        self._started: dict[str, tuple[int, int]] = {}
+
+    def generation(self, request: ChatRequest, taken_up_ns: int, last_event_id: str | None) -> Generation:
+        """Return what answers `request`. Raises `ApiError`: 404 for an unknown model, 400 or 204 when resuming."""
+        profile = self._profiles.get(request.model)
+        if profile is None:
+            names = ", ".join(self._profiles)
+            message = f"The model '{request.model}' does not exist. It is one of: {names}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        if last_event_id:
+            return self._resumed(request, profile, taken_up_ns, last_event_id)
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        key = profile_hash(request.model), seed
+        attempt = self._attempts.get(key, 0)
+        _remember(self._attempts, key, attempt + 1)
+        generation = Generation(completion_id(request.model, seed, attempt), request, profile, seed, taken_up_ns)
+        self._begin(generation, taken_up_ns, profile.step_ns)
+        return generation
+
+    def _resumed(self, request: ChatRequest, profile: Profile, taken_up_ns: int, last_event_id: str) -> Generation:
+        """Go on after `<completion id>:<ordinal>`: at the original times, or from now on if they are not known."""
+        completion, _, digits = last_event_id.rpartition(":")
+        try:
+            hashed, seed, attempt = completion_key(completion)
+            event = int(digits) if digits.isascii() and digits.isdigit() else -1
+        except ValueError:
+            event = -1
+        if event < 0 or hashed != profile_hash(request.model) or request.seed not in (None, seed):
+            message = f"'{last_event_id}' is not an event id '<completion id>:<ordinal>' of this model and seed."
+            raise ApiError(400, message, param="last_event_id", code="invalid_event_id")
+        generation = Generation(completion, request, profile, seed, taken_up_ns)
+        generation.first_event = event + 1
+        if generation.first_event >= generation.events:
+            raise NothingToResume
+        known = self._started.get(completion)
+        if known is not None:
+            generation.start_ns, generation.created = known
+            return generation
+        # Another process began it. Its ids must not be given to new attempts of this one.
+        key = hashed, seed
+        _remember(self._attempts, key, max(self._attempts.get(key, 0), attempt + 1))
+        self._begin(generation, taken_up_ns - generation.reached_ns(), profile.step_ns)
+        return generation
+
+    def _begin(self, generation: Generation, start_ns: int, step_ns: int) -> None:
+        """Fix the start, on the grid that all streams in lockstep share."""
+        generation.start_ns = -(-start_ns // step_ns) * step_ns if step_ns else start_ns
+        _remember(self._started, generation.completion_id, (generation.start_ns, generation.created))
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """Store, and forget the oldest entry when there are too many."""
+    if len(known) >= KNOWN and key not in known:
+        del known[next(iter(known))]
+    known[key] = value
