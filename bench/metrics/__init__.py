@@ -1,0 +1,31 @@
+"""Records -> numbers, with pandas: `summarize` a run, or take one trial apart with `chunks_of` and `streams_of`."""
+
+from bench.metrics.measures import FEWEST_BEYOND, KINDS, MEASURES, Kind, Measure
+from bench.metrics.shapes import EDGES, SPECTRUM, Group, Shapes
+from bench.metrics.summarize import summarize
+from bench.metrics.summary import Account, Arm, Phase, Results, Summary, Unfinished, Value, WireBytes
+from bench.metrics.trial import PARTS, chunks_of, streams_of
+
+__all__ = [
+    "EDGES",
+    "FEWEST_BEYOND",
+    "KINDS",
+    "MEASURES",
+    "PARTS",
+    "SPECTRUM",
+    "Account",
+    "Arm",
+    "Group",
+    "Kind",
+    "Measure",
+    "Phase",
+    "Results",
+    "Shapes",
+    "Summary",
+    "Unfinished",
+    "Value",
+    "WireBytes",
+    "chunks_of",
+    "streams_of",
+    "summarize",
+]

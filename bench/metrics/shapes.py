@@ -1,0 +1,139 @@
+"""What charts need beyond a few percentiles, reduced trial by trial so that memory stays that of one trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics.measures import FEWEST_BEYOND
+from bench.metrics.trial import Floats, floats, middle
+
+_DECADES, _PER_DECADE = 9, 60
+_UP = np.power(10.0, np.arange(_DECADES * _PER_DECADE + 1) / _PER_DECADE - 3)
+EDGES: Floats = np.concatenate([-_UP[::-1], np.array([0.0]), _UP])
+"""Edges in ms: sixty to the decade from 1 µs to 10^6 ms on both sides of zero, so that a bin is 4 % wide."""
+
+SPECTRUM: Floats = 1 - np.power(10.0, -np.linspace(np.log10(2), 4, 41))
+"""Fractions from the median to p99.99, evenly spaced by how rare what lies beyond is."""
+
+SAMPLE_STREAMS, SAMPLE_CHUNKS = 2, 48
+_TIME_BINS = 30
+
+
+class Group(NamedTuple):
+    """What is never pooled."""
+
+    phase: str
+    arm: str
+    temperature: str
+
+
+class Sample(NamedTuple):
+    """One stream of the timeline, ms after its clock start."""
+
+    due: Floats
+    received: Floats
+
+
+class OverTime(NamedTuple):
+    """Middle of each slice of the window (s) and, over trials, the median of its percentile (ms); NaN where too few."""
+
+    seconds: Floats
+    p50: Floats
+    p99: Floats
+
+
+@dataclass
+class Shapes:
+    """Distributions, spectra, the parts of the first token, sample streams and the course of a phase."""
+
+    counts: dict[tuple[Group, str], Floats] = field(default_factory=dict)
+    spectra: dict[tuple[Group, str], list[Floats]] = field(default_factory=dict)
+    parts: dict[Group, list[dict[str, float]]] = field(default_factory=dict)
+    samples: dict[tuple[Group, int], Sample] = field(default_factory=dict)
+    slice_s: dict[str, float] = field(default_factory=dict)
+    courses: dict[tuple[Group, str], list[tuple[Floats, Floats]]] = field(default_factory=dict)
+
+    def add(self, group: Group, streams: pd.DataFrame, chunks: pd.DataFrame, start_ns: int, *, sample: bool) -> None:
+        """Take in the streams and chunks of one trial in one group; `sample` keeps the first for the timeline."""
+        for measure, frame in (("ttft_excess", streams), ("gap_excess", chunks)):
+            self._count((group, measure), floats(frame[measure]))
+        for measure in ("gap_excess", "lateness", "delivery"):
+            values = floats(chunks[measure])
+            values = values[~np.isnan(values)]
+            if len(values):
+                found = np.quantile(values, SPECTRUM)
+                found[(1 - SPECTRUM) * len(values) < FEWEST_BEYOND - 1e-9] = np.nan
+                self.spectra.setdefault((group, measure), []).append(found)
+        parts = middle(streams)
+        if parts is not None:
+            self.parts.setdefault(group, []).append(parts)
+        self._course(group, chunks, start_ns)
+        if sample:
+            self._sample(group, streams, chunks)
+
+    def _count(self, key: tuple[Group, str], values: Floats) -> None:
+        values = np.clip(values[~np.isnan(values)], EDGES[0], EDGES[-1])
+        counted = np.histogram(values, EDGES)[0].astype(np.float64)
+        self.counts[key] = self.counts[key] + counted if key in self.counts else counted
+
+    def _course(self, group: Group, chunks: pd.DataFrame, start_ns: int) -> None:
+        if chunks.empty:
+            return
+        second = floats(chunks["received_ns"] - start_ns) / 1e9
+        width = self.slice_s.setdefault(group.phase, _nice(float(second.max()) / _TIME_BINS))
+        place = np.floor(np.maximum(second, 0) / width).astype(np.int64)
+        for measure in ("lateness", "delivery"):
+            slices = chunks[measure].groupby(place)
+            enough = slices.count() * 0.01 >= FEWEST_BEYOND
+            whole = range(int(place.max()) + 1)
+            p50 = floats(slices.quantile(0.5).reindex(whole))
+            p99 = floats(slices.quantile(0.99).where(enough).reindex(whole))
+            self.courses.setdefault((group, measure), []).append((p50, p99))
+
+    def _sample(self, group: Group, streams: pd.DataFrame, chunks: pd.DataFrame) -> None:
+        for number, (stream, row) in enumerate(streams.sort_values("ordinal").iterrows()):
+            if number == SAMPLE_STREAMS:
+                return
+            own: Any = chunks[chunks["stream"] == stream].head(SAMPLE_CHUNKS)
+            due, received = (floats(own[c] - row["started_ns"]) / 1e6 for c in ("due_ns", "received_ns"))
+            if len(own) > 1:
+                self.samples[group, int(row["ordinal"])] = Sample(due, received)
+
+    def course(self, group: Group, measure: str) -> OverTime | None:
+        """The course of a measure through the phase, or None where there is none."""
+        trials = self.courses.get((group, measure))
+        if not trials:
+            return None
+        longest = max(len(p50) for p50, _ in trials)
+        p50, p99 = (_over_trials([_padded(t[i], longest) for t in trials])[1] for i in (0, 1))
+        seconds: Floats = (np.arange(longest, dtype=np.float64) + 0.5) * self.slice_s[group.phase]
+        return OverTime(seconds, p50, p99)
+
+    def spectrum(self, group: Group, measure: str) -> tuple[Floats, Floats, Floats] | None:
+        """Lowest, median and highest trial (ms) at every fraction of `SPECTRUM`; NaN where a trial has too few."""
+        trials = self.spectra.get((group, measure))
+        return _over_trials(trials, every=True) if trials else None
+
+
+def _over_trials(trials: list[Floats], *, every: bool = False) -> tuple[Floats, Floats, Floats]:
+    table = np.vstack(trials)
+    known = np.isnan(table).sum(axis=0) == 0 if every else ~np.isnan(table).all(axis=0)
+    low, middle_, high = (np.full(table.shape[1], np.nan) for _ in range(3))
+    low[known] = np.nanmin(table[:, known], axis=0)
+    middle_[known] = np.nanmedian(table[:, known], axis=0)
+    high[known] = np.nanmax(table[:, known], axis=0)
+    return low, middle_, high
+
+
+def _padded(values: Floats, length: int) -> Floats:
+    return np.concatenate([values, np.full(length - len(values), np.nan)])
+
+
+def _nice(seconds: float) -> float:
+    """Round a width up to 1, 2 or 5 times a power of ten, at least 0.1 s."""
+    power = 10 ** np.floor(np.log10(max(seconds, 0.1)))
+    return float(next(power * step for step in (1, 2, 5, 10) if power * step >= max(seconds, 0.1) * 0.999))

@@ -1,0 +1,255 @@
+"""Records of a run -> `Summary`: percentiles within each trial, medians and ranges over trials, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics.measures import FEWEST_BEYOND, MEASURES, fraction
+from bench.metrics.shapes import Group, Shapes
+from bench.metrics.summary import Account, Arm, MeasureInfo, Phase, Summary, Unfinished, Value, WireBytes
+from bench.metrics.trial import chunks_of, floats, streams_of
+
+if TYPE_CHECKING:
+    from bench.record import Run, Trial
+
+Temperature = Literal["cold", "warm", "all"]
+_DEFECTS = ("lost", "repeated", "reordered", "corrupted")
+_BYTES = ("received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
+_MEMORY_FROM_OPEN = 50
+
+
+class _Key(NamedTuple):
+    phase: str
+    arm: str
+    temperature: Temperature
+    users: int
+    measure: str
+    statistic: str
+
+
+class _Found(NamedTuple):
+    block: int
+    value: float
+    samples: int
+
+
+def summarize(run: Run) -> Summary:
+    """Summarize a run, holding one trial in memory at a time. Raises `Unfinished` when it has no finished trial."""
+    if not run.trials:
+        raise Unfinished(f"{run.path}: no finished trial, so there is nothing to report")
+    trials = sorted(run.trials, key=lambda t: (t.facts["block"], t.facts["trial"]))
+    reduction = _Reduction(run.info["scenario"], sample_block=int(trials[0].facts["block"]))
+    for trial in trials:
+        reduction.add(trial)
+    return reduction.summary(run, trials)
+
+
+class _Reduction:
+    """What is kept of the trials seen so far."""
+
+    def __init__(self, scenario: dict[str, Any], sample_block: int) -> None:
+        self.scenario = scenario
+        self.sample_block = sample_block
+        self.found: dict[_Key, list[_Found]] = {}
+        self.accounts: dict[tuple[str, str], Account] = {}
+        self.bytes: dict[Group, np.ndarray[Any, np.dtype[np.float64]]] = {}
+        self.shapes = Shapes()
+
+    def add(self, trial: Trial) -> None:
+        from bench.record import read_trial
+
+        arm, block = str(trial.facts["arm"]), int(trial.facts["block"])
+        frame = read_trial(trial.path)
+        phases = frame["phase"].astype(str)
+        for phase, facts in trial.facts["phases"].items():
+            for key, value in _window_measures(facts, self._limit(phase)):
+                self._put(_Key(phase, arm, "all", 0, key, "value"), _Found(block, value, 1))
+            for step in facts.get("steps") or ():
+                at = _Key(phase, arm, "all", int(step["users"]), "gap_excess", "p99")
+                if step["p99_gap_excess_ns"] is not None:
+                    self._put(at, _Found(block, step["p99_gap_excess_ns"] / 1e6, 1))
+            self._add_phase(phase, arm, block, facts, cast(pd.DataFrame, frame[phases == phase]))
+
+    def _limit(self, phase: str) -> float | None:
+        limit = self.scenario["phases"].get(phase, {}).get("limit_ms")
+        return None if limit is None else float(limit)
+
+    def _add_phase(self, phase: str, arm: str, block: int, facts: dict[str, Any], frame: pd.DataFrame) -> None:
+        chunks = chunks_of(frame)
+        websocket = self.scenario["arms"][arm]["protocol"] == "websocket"
+        streams = streams_of(frame, chunks, websocket=websocket)
+        self._account(phase, arm, facts, streams)
+        for (cold, users), some in streams.groupby(["cold", "step"]):
+            group = Group(phase, arm, "cold" if cold else "warm")
+            own = chunks[chunks["stream"].isin(some["stream"])]
+            for key, found in _group_measures(group, int(cast(int, users)), block, some, own):
+                self._put(key, found)
+            totals = np.array([some["got_tokens"].sum(), *(floats(some[c]).sum() for c in _BYTES)], dtype=np.float64)
+            self.bytes[group] = self.bytes.get(group, np.zeros(len(totals))) + totals
+            if self._limit(phase) is None and _paced(self.scenario, phase):
+                self.shapes.add(group, some, own, int(facts["window_start_ns"]), sample=block == self.sample_block)
+
+    def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
+        account = self.accounts.setdefault((phase, arm), Account(phase, arm))
+        account.streams += len(streams)
+        for outcome, count in streams["outcome"].astype(str).value_counts().items():
+            account.outcomes[str(outcome)] = account.outcomes.get(str(outcome), 0) + int(count)
+        account.tokens += int(streams["got_tokens"].sum())
+        for defect in _DEFECTS:
+            setattr(account, defect, getattr(account, defect) + int(streams[defect].sum()))
+        for fact in ("starts", "starts_late", "dropped"):
+            setattr(account, fact, getattr(account, fact) + int(facts.get(fact) or 0))
+
+    def _put(self, key: _Key, found: _Found) -> None:
+        if np.isfinite(found.value):
+            self.found.setdefault(key, []).append(found)
+
+    def summary(self, run: Run, trials: list[Trial]) -> Summary:
+        values = [_value(key, found) for key, found in self.found.items()]
+        info, scenario = run.info, self.scenario
+        arms = _arms(scenario, trials)
+        phases = [_phase(name, scenario, trials, values) for name in scenario["phases"]]
+        used = {v.measure for v in values}
+        return Summary(
+            tokenwire=info["tokenwire"],
+            run=info["run"],
+            created=info["created"],
+            state=info["state"],
+            scenario=scenario["name"],
+            title=scenario["title"],
+            mode=scenario["experiment"]["mode"],
+            seed=info["seed"],
+            overrides=list(info["overrides"]),
+            trials_planned=sum(len(block) for block in info["order"]),
+            trials_finished=len(trials),
+            blocks_planned=len(info["order"]),
+            machine=info["machine"],
+            versions=info["versions"],
+            pinning=info["pinning"],
+            warnings=[str(w) for w in run.warnings],
+            arms=arms,
+            phases=phases,
+            measures={k: MeasureInfo(m.title, m.unit, m.kind, m.meaning) for k, m in MEASURES.items() if k in used},
+            values=values,
+            accounts=list(self.accounts.values()),
+            wire=[_wire(group, totals) for group, totals in self.bytes.items() if totals[0] > 0],
+            shapes=self.shapes,
+            index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
+        )
+
+
+def _window_measures(facts: Mapping[str, Any], limit_ms: float | None) -> Iterator[tuple[str, float]]:
+    tokens, seconds = facts["tokens"], (facts["window_end_ns"] - facts["window_start_ns"]) / 1e9
+    if tokens and seconds > 0:
+        yield "throughput", tokens / seconds
+        yield "cpu_server", facts["server_cpu_ns"] / tokens / 1e3
+        yield "cpu_driver", facts["driver_cpu_ns"] / tokens / 1e3
+    if facts["peak_open"] >= _MEMORY_FROM_OPEN:
+        yield "memory", (facts["server_rss_peak"] - facts["server_rss_start"]) / facts["peak_open"] / 1024
+    for key in ("loop_lag_p99", "loop_lag_max"):
+        if facts.get(f"{key}_ns") is not None:
+            yield key, facts[f"{key}_ns"] / 1e6
+    if limit_ms is not None:
+        held = 0
+        for step in facts.get("steps") or ():
+            if not step["within_limit"]:
+                break
+            held = step["users"]
+        yield "capacity", float(held)
+
+
+def _group_measures(
+    group: Group, users: int, block: int, streams: pd.DataFrame, chunks: pd.DataFrame
+) -> Iterator[tuple[_Key, _Found]]:
+    """Percentiles of the streams and chunks of one trial, each only where enough samples lie beyond it."""
+
+    def key_of(measure: str, statistic: str) -> _Key:
+        return _Key(group.phase, group.arm, cast(Temperature, group.temperature), users, measure, statistic)
+
+    for key, measure in MEASURES.items():
+        if measure.level in ("group", "window"):
+            continue
+        values = floats((streams if measure.level == "stream" else chunks)[key])
+        values = values[~np.isnan(values)]
+        for statistic in measure.statistics:
+            q = fraction(statistic)
+            if len(values) and (q == 0.5 or (1 - q) * len(values) >= FEWEST_BEYOND - 1e-9):
+                found = _Found(block, float(np.quantile(values, q)), len(values))
+                yield key_of(key, statistic), found
+    tokens, reads = float(streams["got_tokens"].sum()), chunks["read"].nunique()
+    if tokens:
+        received = float(floats(streams["received_bytes"]).sum())
+        yield key_of("wire_bytes", "value"), _Found(block, received / tokens, 1)
+    if reads:
+        yield key_of("coalescing", "value"), _Found(block, len(chunks) / reads, 1)
+
+
+def _value(key: _Key, found: list[_Found]) -> Value:
+    numbers = [f.value for f in found]
+    return Value(
+        *key[:6],
+        unit=MEASURES[key.measure].unit,
+        median=float(np.median(numbers)),
+        min=min(numbers),
+        max=max(numbers),
+        per_trial=numbers,
+        blocks=[f.block for f in found],
+        samples=sum(f.samples for f in found),
+    )
+
+
+def _wire(group: Group, totals: np.ndarray[Any, np.dtype[np.float64]]) -> WireBytes:
+    tokens, received, head, payload, content, text = (float(t) for t in totals)
+    parts = (head, received - head - payload, payload - content, content - text, text, received)
+    return WireBytes(
+        group.phase, group.arm, cast(Literal["cold", "warm"], group.temperature), *(p / tokens for p in parts)
+    )
+
+
+def _paced(scenario: dict[str, Any], phase: str) -> bool:
+    """Whether the tokens of a phase have delays at all; without, there is no due time to be early or late against."""
+    profile = scenario["profiles"].get(scenario["phases"][phase]["profile"], {})
+    gap = profile.get("gap", {})
+    return not (gap.get("dist") == "constant" and gap.get("ms") == 0)
+
+
+def _phase(name: str, scenario: dict[str, Any], trials: list[Trial], values: list[Value]) -> Phase:
+    settings = scenario["phases"][name]
+    found = {v.temperature for v in values if v.phase == name}
+    return Phase(
+        name=name,
+        load=settings["load"],
+        paced=_paced(scenario, name),
+        temperatures=[t for t in ("cold", "warm") if t in found],
+        trials=sum(name in t.facts["phases"] for t in trials),
+        limit_ms=settings.get("limit_ms"),
+        settings=dict(settings),
+        profile=dict(scenario["profiles"].get(settings["profile"], {})),
+    )
+
+
+def _arms(scenario: dict[str, Any], trials: list[Trial]) -> list[Arm]:
+    names = {"sse": "SSE", "websocket": "WebSocket"}
+    plain = {n: f"{names.get(a['protocol'], a['protocol'])} on {a['stack']}" for n, a in scenario["arms"].items()}
+    arms = []
+    for name, settings in scenario["arms"].items():
+        own = [t.facts for t in trials if t.facts["arm"] == name]
+        server = own[0]["server"] if own else {}
+        twice = list(plain.values()).count(plain[name]) > 1
+        arms.append(
+            Arm(
+                name=name,
+                label=f"{plain[name]} ({name})" if twice else plain[name],
+                protocol=settings["protocol"],
+                stack=settings["stack"],
+                trials=len(own),
+                server_versions=dict(server.get("versions", {})),
+                server_settings=dict(server.get("settings", {})),
+                driver=dict(own[0].get("driver", {})) if own else {},
+            )
+        )
+    return arms

@@ -1,0 +1,178 @@
+"""What a run comes to: plain typed data, the same that `summary.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bench.metrics.shapes import Shapes
+
+FORMAT = 1
+
+
+class Unfinished(ValueError):
+    """A run without a single finished trial, so that there is nothing to report; the message is one line."""
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """One of the things compared, as it really ran."""
+
+    name: Annotated[str, Meta(description="Name in the scenario")]
+    label: Annotated[str, Meta(description="Protocol and library, for people")]
+    protocol: Annotated[str, Meta(description="sse or websocket")]
+    stack: Annotated[str, Meta(description="Server library")]
+    trials: Annotated[int, Meta(description="Finished trials", extra_json_schema={"unit": "trials"})]
+    server_versions: Annotated[dict[str, Any], Meta(description="Versions the server named, by package")]
+    server_settings: Annotated[dict[str, Any], Meta(description="Settings in force in the server")]
+    driver: Annotated[dict[str, Any], Meta(description="The driver: versions, event loop, garbage collection")]
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """One part of the scenario: a profile of the mock model under a load."""
+
+    name: Annotated[str, Meta(description="Name in the scenario")]
+    load: Annotated[str, Meta(description="closed, open or steps")]
+    paced: Annotated[bool, Meta(description="Whether tokens have due times of their own; false: as fast as they go")]
+    temperatures: Annotated[list[str], Meta(description="cold, warm or both, as found in the records")]
+    trials: Annotated[
+        int, Meta(description="Finished trials that hold this phase", extra_json_schema={"unit": "trials"})
+    ]
+    limit_ms: Annotated[
+        float | None,
+        Meta(description="Limit of the p99 gap excess in a steps phase, else null", extra_json_schema={"unit": "ms"}),
+    ]
+    settings: Annotated[dict[str, Any], Meta(description="The phase as the scenario has it")]
+    profile: Annotated[dict[str, Any], Meta(description="The profile of the mock model it uses")]
+
+
+class Value(msgspec.Struct, frozen=True):
+    """One measure of one arm. The statistic is taken within each trial: trials are never pooled."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+    temperature: Annotated[
+        Literal["cold", "warm", "all"],
+        Meta(description="Streams it is about: on fresh connections, on kept ones, or the whole phase"),
+    ]
+    users: Annotated[int, Meta(description="Step of a steps phase, else 0", extra_json_schema={"unit": "users"})]
+    measure: Annotated[str, Meta(description="Measure, a key of `measures`")]
+    statistic: Annotated[
+        str, Meta(description="Percentile taken within a trial (p50 ... p99.9), or `value`: one a trial")
+    ]
+    unit: Annotated[str, Meta(description="Unit of median, min, max and per_trial; empty for a ratio")]
+    median: Annotated[float, Meta(description="Median over trials", extra_json_schema={"unit": "as in `unit`"})]
+    min: Annotated[float, Meta(description="Lowest trial", extra_json_schema={"unit": "as in `unit`"})]
+    max: Annotated[float, Meta(description="Highest trial", extra_json_schema={"unit": "as in `unit`"})]
+    per_trial: Annotated[
+        list[float], Meta(description="Every trial, in order of blocks", extra_json_schema={"unit": "as in `unit`"})
+    ]
+    blocks: Annotated[list[int], Meta(description="The block of each entry of per_trial: equal blocks are pairs")]
+    samples: Annotated[
+        int, Meta(description="Streams, gaps or chunks behind it, over all trials; for one-a-trial values the trials")
+    ]
+
+
+class Account(msgspec.Struct):
+    """What became of the streams and tokens of one arm in one phase, over all trials: exact counts."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+    streams: Annotated[int, Meta(description="Streams of the window", extra_json_schema={"unit": "streams"})] = 0
+    outcomes: Annotated[
+        dict[str, int], Meta(description="Streams by outcome", extra_json_schema={"unit": "streams"})
+    ] = msgspec.field(default_factory=dict)
+    tokens: Annotated[int, Meta(description="Content tokens received", extra_json_schema={"unit": "tokens"})] = 0
+    lost: Annotated[int, Meta(description="Chunks due but never received", extra_json_schema={"unit": "chunks"})] = 0
+    repeated: Annotated[int, Meta(description="Chunks received again", extra_json_schema={"unit": "chunks"})] = 0
+    reordered: Annotated[int, Meta(description="Chunks out of order", extra_json_schema={"unit": "chunks"})] = 0
+    corrupted: Annotated[int, Meta(description="Chunks with another text", extra_json_schema={"unit": "chunks"})] = 0
+    starts: Annotated[int, Meta(description="Streams started", extra_json_schema={"unit": "streams"})] = 0
+    starts_late: Annotated[
+        int, Meta(description="Started over 1 ms after they should have", extra_json_schema={"unit": "streams"})
+    ] = 0
+    dropped: Annotated[int, Meta(description="Starts the driver dropped", extra_json_schema={"unit": "streams"})] = 0
+
+    @property
+    def failed(self) -> int:
+        """Streams that did not complete."""
+        return self.streams - self.outcomes.get("complete", 0)
+
+
+class WireBytes(msgspec.Struct, frozen=True):
+    """Bytes received per content token, over all trials; the parts add up to `total`."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+    temperature: Annotated[Literal["cold", "warm"], Meta(description="Fresh or kept connections")]
+    head: Annotated[float, Meta(description="HTTP heads, with the 101", extra_json_schema={"unit": "B per token"})]
+    framing: Annotated[
+        float,
+        Meta(description="SSE fields and HTTP chunks, or frame headers", extra_json_schema={"unit": "B per token"}),
+    ]
+    other: Annotated[
+        float, Meta(description="JSON without content: role, stop, [DONE]", extra_json_schema={"unit": "B per token"})
+    ]
+    envelope: Annotated[
+        float, Meta(description="JSON around the content's text", extra_json_schema={"unit": "B per token"})
+    ]
+    text: Annotated[float, Meta(description="The token's own UTF-8", extra_json_schema={"unit": "B per token"})]
+    total: Annotated[float, Meta(description="All bytes received", extra_json_schema={"unit": "B per token"})]
+
+
+class MeasureInfo(msgspec.Struct, frozen=True):
+    """What a measure is."""
+
+    title: Annotated[str, Meta(description="Name for people")]
+    unit: Annotated[str, Meta(description="Unit; empty for a ratio")]
+    kind: Annotated[str, Meta(description="excess, total, part, cost or check")]
+    meaning: Annotated[str, Meta(description="Definition")]
+
+
+class Results(msgspec.Struct, kw_only=True):
+    """Everything tokenwire found in one run. It makes no claim of a difference between arms."""
+
+    format: Annotated[int, Meta(description="Version of this format")] = FORMAT
+    tokenwire: Annotated[str, Meta(description="Version of tokenwire that ran it")]
+    run: Annotated[str, Meta(description="Name of the run")]
+    created: Annotated[str, Meta(description="When it began, ISO 8601")]
+    state: Annotated[str, Meta(description="running, finished, interrupted or failed")]
+    scenario: Annotated[str, Meta(description="Name of the scenario")]
+    title: Annotated[str, Meta(description="Title of the scenario")]
+    mode: Annotated[str, Meta(description="equal or as-deployed")]
+    seed: Annotated[int, Meta(description="Seed of everything random")]
+    overrides: Annotated[list[str], Meta(description="Settings that differ from the scenario's file, key=value")]
+    trials_planned: Annotated[int, Meta(description="Trials planned", extra_json_schema={"unit": "trials"})]
+    trials_finished: Annotated[int, Meta(description="Trials on disk", extra_json_schema={"unit": "trials"})]
+    blocks_planned: Annotated[int, Meta(description="Blocks planned", extra_json_schema={"unit": "blocks"})]
+    machine: Annotated[dict[str, Any], Meta(description="The machine")]
+    versions: Annotated[dict[str, Any], Meta(description="Versions of the packages of the parent process")]
+    pinning: Annotated[dict[str, Any] | None, Meta(description="CPUs of server and driver, or null: not pinned")]
+    warnings: Annotated[list[str], Meta(description="What could not be read or is missing, one line each")]
+    arms: Annotated[list[Arm], Meta(description="What was compared")]
+    phases: Annotated[list[Phase], Meta(description="Phases, in the order they ran")]
+    measures: Annotated[dict[str, MeasureInfo], Meta(description="Every measure that `values` holds, by key")]
+    values: Annotated[
+        list[Value], Meta(description="Measures, one row each: phase, arm, temperature, measure, statistic")
+    ]
+    accounts: Annotated[list[Account], Meta(description="Streams and tokens accounted for, by phase and arm")]
+    wire: Annotated[list[WireBytes], Meta(description="Bytes per token, taken apart")]
+
+
+class Summary(Results, kw_only=True):
+    """The results, with what charts need besides."""
+
+    shapes: Shapes
+    index: Mapping[tuple[str, str, str, int, str, str], Value]
+
+    def get(
+        self, phase: str, arm: str, temperature: str, measure: str, statistic: str = "value", users: int = 0
+    ) -> Value | None:
+        """The value of a measure, or None where the records have none (or too few samples)."""
+        return self.index.get((phase, arm, temperature, users, measure, statistic))
+
+    def account(self, phase: str, arm: str) -> Account | None:
+        """What became of the streams of an arm in a phase; None when it never ran."""
+        return next((a for a in self.accounts if (a.phase, a.arm) == (phase, arm)), None)

@@ -1,0 +1,28 @@
+"""Which look is which arm: a row of names above a chart, each beside its own mark."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.metrics import Summary
+from bench.report.style import looks
+
+
+def key_row(figure: Figure, summary: Summary, arms: list[str], *, lines: bool) -> None:
+    """Name the arms above the axes, in the order of the report, each with its line or its marker."""
+    look = looks([a.name for a in summary.arms])
+    shown = [a for a in summary.arms if a.name in arms]
+    handles = [
+        Line2D(
+            [], [], color=look[a.name].colour, label=a.label, linewidth=1.8 if lines else 0,
+            linestyle=look[a.name].line if lines else "none", marker="" if lines else look[a.name].marker, markersize=6,
+        )
+        for a in shown
+    ]  # fmt: skip
+    legend = figure.legend(
+        handles=handles, loc="outside upper left", ncols=2 if len(shown) > 1 else 1, frameon=False, fontsize=9.5,
+        handlelength=2.6 if lines else 1.0, columnspacing=1.2, borderpad=0.0, borderaxespad=0.2, labelspacing=0.25,
+    )  # fmt: skip
+    for text, arm in zip(legend.get_texts(), shown, strict=True):
+        text.set_color(look[arm.name].ink)

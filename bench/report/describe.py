@@ -1,0 +1,95 @@
+"""What was run, in words: phases, profiles, arms and settings, from what the run says of itself."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from bench.metrics import Arm, Phase, Summary
+from bench.report.numbers import count, listed
+
+_MODES = {
+    "equal": "equal settings on every arm",
+    "as-deployed": "each library with its own default settings",
+}
+
+
+def library(arm: Arm) -> str:
+    """`SSE on aiohttp 3.14.1`."""
+    version = arm.server_versions.get(arm.stack)
+    return arm.label.replace(f"on {arm.stack}", f"on {arm.stack} {version}") if version else arm.label
+
+
+def what_was_run(summary: Summary) -> str:
+    """One line: scenario, mode, arms, trials, machine, date."""
+    arms = listed([library(a) for a in summary.arms])
+    machine = summary.machine
+    trials = count(summary.trials_finished, "trial")
+    if summary.trials_finished < summary.trials_planned:
+        trials = f"{summary.trials_finished} of {summary.trials_planned} trials"
+    blocks = count(summary.blocks_planned, "block")
+    return (
+        f"Scenario {summary.scenario}, mode {summary.mode} ({_MODES.get(summary.mode, summary.mode)}): {arms}, "
+        f"all over HTTP/1.1 on loopback; {trials} in {blocks} of random order; {machine.get('cpu', 'unknown CPU')}, "
+        f"{machine.get('cores', '?')} cores; {summary.created[:10]}."
+    )
+
+
+def delay(settings: dict[str, Any] | None) -> str:
+    """`lognormal, median 18 ms, sigma 0.5`."""
+    if not settings:
+        return "not given"
+    kind = settings.get("dist", "?")
+    if kind == "constant":
+        return f"{settings['ms']:g} ms each" if settings["ms"] else "none"
+    parts = []
+    for key, value in settings.items():
+        if key == "dist":
+            continue
+        name, unit = (key.removesuffix("_ms"), " ms") if key.endswith("_ms") else (key, "")
+        parts.append(f"{name} {value:g}{unit}" if isinstance(value, int | float) else f"{name} {value}")
+    return ", ".join([str(kind), *parts])
+
+
+def profile(phase: Phase) -> str:
+    """The mock model of a phase: first token, gaps, length."""
+    p = phase.profile
+    if not phase.paced:
+        return f"no delay between tokens; tokens per stream: {delay(p.get('length'))}"
+    return (
+        f"first token due after {delay(p.get('first'))}; gaps {delay(p.get('gap'))}; "
+        f"tokens per stream: {delay(p.get('length'))}"
+    )
+
+
+def load(phase: Phase) -> str:
+    """The load of a phase in a sentence's worth of words."""
+    s = phase.settings
+    where = "a fresh connection for every stream" if s["connections"] == "cold" else "kept, primed connections"
+    if s["load"] == "closed":
+        until = f"{s['turns']} streams each" if s.get("turns") else f"for {s.get('duration_s', 0):g} s"
+        return f"closed load, {count(s['users'], 'user')}, {until}, over {where}"
+    if s["load"] == "open":
+        arrivals = "Poisson arrivals" if s.get("arrivals") == "poisson" else "even arrivals"
+        return f"open load, {s['rate']:g} streams per second for {s['duration_s']:g} s, {arrivals}, over {where}"
+    users = ", ".join(str(u) for u in s["users"])
+    return f"steps of {users} users, {count(s['turns'], 'stream')} per user and step, over {where}"
+
+
+def command(summary: Summary) -> str:
+    """The command line that runs the same again."""
+    sets = [part for override in summary.overrides for part in ("--set", override)]
+    return shlex.join(["tokenwire", "run", summary.scenario, *sets])
+
+
+def setting(value: Any) -> str:
+    """A setting's value for people."""
+    if value is None:
+        return "off"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {setting(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(setting(v) for v in value)
+    return str(value)

@@ -1,0 +1,149 @@
+"""The findings in words: each sentence names the figure, its range over trials and what it is about.
+
+Nothing here says that an arm is better, faster or different: whether ranges overlap is all that is said of two arms.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+from bench.metrics import Phase, Summary, Value
+from bench.report.numbers import count, listed, spread
+
+NO_VERDICT = (
+    "This report describes. It does not say which arm is better: verdicts with statistics are not made here, and "
+    "ranges that do or do not overlap are not a test."
+)
+
+
+class Finding(NamedTuple):
+    """A sentence or two. `grave` ones concern the trust in everything else and come first."""
+
+    text: str
+    grave: bool = False
+
+
+def findings(summary: Summary) -> list[Finding]:
+    """What to know first: what went wrong, or that nothing did; then the main figures phase by phase."""
+    return [*_trust(summary), *(f for phase in summary.phases for f in _phase(summary, phase))]
+
+
+def _trust(summary: Summary) -> list[Finding]:
+    found = []
+    if summary.trials_finished < summary.trials_planned:
+        found.append(
+            f"The run is {summary.state}: {summary.trials_finished} of {summary.trials_planned} trials are here, and "
+            "figures are over those."
+        )
+    uneven = [a for a in summary.arms if a.trials < max(b.trials for b in summary.arms)]
+    if uneven:
+        has = listed([f"{a.label} has {count(a.trials, 'trial')}" for a in uneven])
+        found.append(f"Arms have different numbers of trials: {has}, the others {max(a.trials for a in summary.arms)}.")
+    absent = [p.name for p in summary.phases if p.trials == 0]
+    if absent:
+        found.append(f"No finished trial holds the {'phase' if len(absent) == 1 else 'phases'} {listed(absent)}.")
+    found += [f"Left out: {w}" for w in summary.warnings]
+    labels = {a.name: a.label for a in summary.arms}
+    for account in summary.accounts:
+        where = f"{account.phase}, {labels[account.arm]}"
+        if account.failed:
+            kinds = listed([f"{n} {o.replace('_', ' ')}" for o, n in account.outcomes.items() if o != "complete"])
+            found.append(
+                f"{where}: {account.failed} of {count(account.streams, 'stream')} did not complete ({kinds}). A stream "
+                "without a first token has no latency, so that figures over the rest look better than what was served."
+            )
+        defects = [
+            f"{n} {name}" for name in ("lost", "repeated", "reordered", "corrupted") if (n := getattr(account, name))
+        ]
+        if defects:
+            found.append(f"{where}: chunks of content {listed(defects)}.")
+        if account.starts_late or account.dropped:
+            found.append(
+                f"{where}: the driver started {count(account.starts_late, 'stream')} more than 1 ms late and dropped "
+                f"{account.dropped}, of {account.starts}: the load was not quite what was asked for."
+            )
+    if found:
+        return [Finding(text, grave=True) for text in found]
+    streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
+    return [
+        Finding(
+            f"All {count(streams, 'stream')} are complete and all {count(tokens, 'token')} are accounted for: none "
+            "lost, repeated, out of order or altered. No start was late or dropped."
+        )
+    ]
+
+
+def _phase(summary: Summary, phase: Phase) -> list[Finding]:
+    sentences = []
+    if phase.load == "steps":
+        limit = f"users within a p99 gap excess of {phase.limit_ms:g} ms"
+        sentences.append(_sentence(summary, phase, f"Capacity in {phase.name}", "all", "capacity", "value", limit))
+        return [Finding(s) for s in sentences if s]
+    for temperature in phase.temperatures:
+        about = f"{phase.name.capitalize()}, {temperature} streams"
+        sentences.append(
+            _sentence(
+                summary, phase, f"{about}: first token", temperature, "ttft_excess", "p50",
+                "ms over the model's own delay" if phase.paced else "ms after the clock start", "median",
+            )
+        )  # fmt: skip
+        if phase.paced:
+            tail = "p99.9" if _everywhere(summary, phase, temperature, "gap_excess", "p99.9") else "p99"
+            sentences.append(
+                _sentence(
+                    summary, phase, f"{about}: gaps between tokens", temperature, "gap_excess", tail,
+                    "ms longer than due", tail,
+                )
+            )  # fmt: skip
+    if phase.temperatures:
+        about = phase.name.capitalize()
+        if not phase.paced:
+            sentences.append(
+                _sentence(
+                    summary, phase, f"{about}: throughput without pacing", "all", "throughput", "value", "tokens/s"
+                )
+            )
+        sentences.append(
+            _sentence(summary, phase, f"{about}: server CPU", "all", "cpu_server", "value", "µs per token")
+        )
+    return [Finding(s) for s in sentences if s]
+
+
+def _everywhere(summary: Summary, phase: Phase, temperature: str, measure: str, statistic: str) -> bool:
+    return all(summary.get(phase.name, a.name, temperature, measure, statistic) for a in summary.arms if a.trials)
+
+
+def _sentence(
+    summary: Summary, phase: Phase, about: str, temperature: str, measure: str, statistic: str, unit: str,
+    what: str = "",
+) -> str:  # fmt: skip
+    """`about (median): SSE on aiohttp 0.42 ms over ... (0.40 to 0.47 over 8 trials), WebSocket on ... . Ranges ...`."""
+    found = [
+        (a.label, v) for a in summary.arms if (v := summary.get(phase.name, a.name, temperature, measure, statistic))
+    ]
+    if not found:
+        return ""
+    same = len({len(v.per_trial) for _, v in found}) == 1
+    parts = []
+    for i, (label, value) in enumerate(found):
+        middle, reach = spread(value)
+        trials = f" over {count(len(value.per_trial), 'trial')}" if i == 0 or not same else ""
+        inside = f"{reach}{trials}" if reach else "1 trial, so no range"
+        parts.append(f"{label} {middle}{' ' + unit if i == 0 else ''} ({inside})")
+    what = f", {what}" if what else ""
+    return f"{about}{what}: {listed(parts)}.{_overlap(found)}"
+
+
+def _overlap(found: list[tuple[str, Value]]) -> str:
+    """Whether ranges over trials overlap, pair by pair; nothing where there is no range."""
+    ranged = [(label, v) for label, v in found if len(v.per_trial) > 1]
+    pairs = list(combinations(ranged, 2))
+    if not pairs:
+        return ""
+    apart = [(a, b) for (a, v), (b, w) in pairs if v.max < w.min or w.max < v.min]
+    if not apart:
+        return " The ranges overlap."
+    if len(apart) == len(pairs):
+        return " The ranges do not overlap."
+    return " Ranges that do not overlap: " + "; ".join(f"{a} and {b}" for a, b in apart) + ". The others do."

@@ -1,0 +1,102 @@
+"""The tables of a report as plain rows, for HTML, Markdown and the terminal to dress."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bench.metrics import KINDS, MEASURES, Kind, Measure, Phase, Summary, Value
+from bench.report.numbers import spread
+
+_NAMES = {"p50": "median", "p90": "p90", "p99": "p99", "p99.9": "p99.9", "value": ""}
+_NEEDS_PACE = {"gap_excess", "lateness", "delivery", "icl", "tpot", "max_stall"}
+"""Measures that say something only where tokens are due at times of their own."""
+
+
+class Cell(NamedTuple):
+    """The median over trials and its range, as text; both empty where there is no figure."""
+
+    middle: str
+    reach: str
+
+
+class Row(NamedTuple):
+    """One measure: its name with the statistic, its unit, and a cell per arm."""
+
+    title: str
+    unit: str
+    meaning: str
+    cells: list[Cell]
+
+
+class Section(NamedTuple):
+    """Rows of one kind."""
+
+    title: str
+    rows: list[Row]
+
+
+class Table(NamedTuple):
+    """A phase at one temperature: columns are the arms."""
+
+    caption: str
+    arms: list[str]
+    sections: list[Section]
+
+
+def phase_tables(summary: Summary, phase: Phase) -> list[Table]:
+    """The tables of a phase: one per temperature, and for `steps` one with a row per step."""
+    labels = [a.label for a in summary.arms]
+    if phase.load == "steps":
+        return [Table(f"{phase.name}: p99 gap excess by users", labels, _steps(summary, phase))]
+    tables = []
+    for temperature in phase.temperatures:
+        last = temperature == phase.temperatures[-1]
+        kinds: tuple[Kind, ...] = ("excess", "total", "part")
+        sections = [_section(summary, phase, temperature, kind) for kind in kinds]
+        sections.append(_section(summary, phase, temperature, "cost", whole=last))
+        caption = f"{phase.name}, {temperature} streams: median over trials (lowest to highest trial)"
+        tables.append(Table(caption, labels, [s for s in sections if s.rows]))
+    return tables
+
+
+def _section(summary: Summary, phase: Phase, temperature: str, kind: Kind, *, whole: bool = False) -> Section:
+    rows = []
+    for key, measure in MEASURES.items():
+        if measure.kind != kind or (not phase.paced and key in _NEEDS_PACE):
+            continue
+        if key == "ttft_intended" and phase.load != "open":
+            continue
+        if measure.level == "window" and not whole:
+            continue
+        where = "all" if measure.level == "window" else temperature
+        for statistic in measure.statistics:
+            found = [summary.get(phase.name, a.name, where, key, statistic) for a in summary.arms]
+            if any(found):
+                rows.append(row(measure, statistic, found, paced=phase.paced))
+    return Section(KINDS[kind], rows)
+
+
+def row(measure: Measure, statistic: str, found: list[Value | None], *, paced: bool = True) -> Row:
+    """A row of one measure; an arm without the figure has an empty cell."""
+    title = measure.title
+    if measure.key == "throughput" and paced:
+        title = "Tokens per second achieved"
+    name = _NAMES[statistic]
+    cells = [Cell(*spread(v)) if v else Cell("", "") for v in found]
+    return Row(f"{title}, {name}" if name else title, measure.unit, measure.meaning, cells)
+
+
+def _steps(summary: Summary, phase: Phase) -> list[Section]:
+    users = sorted({v.users for v in summary.values if v.phase == phase.name and v.users})
+    rows = []
+    for step in users:
+        found = [summary.get(phase.name, a.name, "all", "gap_excess", "p99", step) for a in summary.arms]
+        cells = [Cell(*spread(v)) if v else Cell("", "") for v in found]
+        rows.append(Row(f"{step} users", "ms", MEASURES["gap_excess"].meaning, cells))
+    capacity = [summary.get(phase.name, a.name, "all", "capacity") for a in summary.arms]
+    sections = [Section("p99 gap excess", rows)]
+    if any(capacity):
+        limit = f"Capacity (p99 gap excess within {phase.limit_ms:g} ms)"
+        one = row(MEASURES["capacity"], "value", capacity)
+        sections.append(Section("Capacity", [one._replace(title=limit)]))
+    return sections
