@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from bench.wire.events import Wire
 from bench.wire.sse import SSEWire
 from bench.wire.websocket import WebSocketWire
 
 WIRES: Final[dict[str, type[SSEWire] | type[WebSocketWire]]] = {"sse": SSEWire, "websocket": WebSocketWire}
-"""Protocol name -> the class of one connection: ``WIRES[name](host, path=..., api_key=..., headers=...)``."""
+"""Protocol name -> the class of one connection."""
+
+
+def make_wire(protocol: str, host: str, compression: bool = False) -> Wire:
+    """A wire half for one connection to ``host`` ("127.0.0.1:8080"). Raises KeyError for an unknown protocol.
+
+    Only WebSocket negotiates compression; an SSE request asks for none, and a compressed reply is a protocol error.
+    """
+    wire = WIRES[protocol]
+    return wire(host, compression=compression) if wire is WebSocketWire else wire(host)

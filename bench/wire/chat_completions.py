@@ -32,6 +32,7 @@ DONE: Final = b"[DONE]"
 MEMO_ENTRIES: Final = 65_536
 MEMO_TEXT_BYTES: Final = 256
 TEMPLATE_TRIES: Final = 8
+TEMPLATE_BYTES: Final = 8192
 
 _texts: dict[bytes, bytes] = {}
 known = _texts.get
@@ -197,6 +198,8 @@ class Reply:
             self.finish(Outcome.API_ERROR, str(error))
 
     def _learn(self, payload: bytes) -> None:
+        if len(payload) > TEMPLATE_BYTES:
+            return
         for match in _CONTENT.finditer(payload):
             prefix, suffix = payload[: match.start(1)], payload[match.end(1) :]
             try:

@@ -12,18 +12,25 @@ from bench.wire.events import MAX_MESSAGE
 BOM = b"\xef\xbb\xbf"
 
 
-class EventTooBig(Exception):
-    """An event has more than MAX_MESSAGE bytes."""
-
-
 class EventStream:
     """Parser of one event stream. The type of an event makes no difference to the dialect, so ``event`` is dropped."""
 
-    __slots__ = ("_after_cr", "_at_start", "_data", "_id", "_line", "_line_bytes", "last_event_id", "retry_ms")
+    __slots__ = (
+        "_after_cr",
+        "_at_start",
+        "_data",
+        "_id",
+        "_line",
+        "_line_bytes",
+        "last_event_id",
+        "retry_ms",
+        "too_big",
+    )
 
     def __init__(self, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id
         self.retry_ms: int | None = None
+        self.too_big = False  # a line or the data of an event had more than MAX_MESSAGE bytes: nothing more is read
         self._at_start = True
         self._after_cr = False
         self._line: list[bytes] = []  # pieces of the unfinished last line
@@ -34,15 +41,16 @@ class EventStream:
     @property
     def between_events(self) -> bool:
         """Whether the next byte would begin a new event: nothing of an earlier one is kept."""
-        return not (self._line or self._data or self._after_cr or self._at_start or self._id != self.last_event_id)
+        kept = self._line or self._data or self._after_cr or self._id != self.last_event_id
+        return not (kept or self._at_start or self.too_big)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Data of the events that end in this chunk, split anywhere. Raises EventTooBig."""
+        """Data of the events that end in this chunk; a stream may be split anywhere."""
         if self._after_cr and chunk:
             self._after_cr = False
             if chunk[0] == 10:  # the LF of a CRLF that was split
                 chunk = chunk[1:]
-        if not chunk:
+        if not chunk or self.too_big:
             return []
         if b"\r" in chunk:
             lines = chunk.splitlines()  # of bytes: LF, CR and CRLF, nothing else
@@ -61,12 +69,15 @@ class EventStream:
             self._line.append(last)
             self._line_bytes += len(last)
         events = self._interpret(lines) if lines else []
-        if self._line_bytes + sum(map(len, self._data)) > MAX_MESSAGE:
-            raise EventTooBig(f"an event of more than {MAX_MESSAGE} bytes")
+        if self._line_bytes > MAX_MESSAGE or (self._data and sum(map(len, self._data)) > MAX_MESSAGE):
+            self.too_big = True
         return events
 
     def _interpret(self, lines: list[bytes]) -> list[bytes]:
-        if self._at_start:
+        if max(map(len, lines)) > MAX_MESSAGE:
+            del lines[next(i for i, line in enumerate(lines) if len(line) > MAX_MESSAGE) :]
+            self.too_big = True
+        if self._at_start and lines:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM)
         events: list[bytes] = []
@@ -79,8 +90,12 @@ class EventStream:
             else:
                 # "If the line is empty (a blank line): Dispatch the event". The id counts even if there is no data.
                 self.last_event_id = self._id
-                if data:
-                    events.append(b"\n".join(data) if len(data) > 1 else data[0])
+                if len(data) == 1:
+                    events.append(data.pop())
+                elif data:
+                    if sum(map(len, data)) > MAX_MESSAGE:
+                        break
+                    events.append(b"\n".join(data))
                     data.clear()
         return events
 

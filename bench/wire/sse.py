@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from bench.wire.chat_completions import PATH, Reply, api_error, known, no_reply, text_of
-from bench.wire.events import Accepted, Closed, Content, Event, Idle, Outcome, Sizes
-from bench.wire.eventstream import EventStream, EventTooBig
+from bench.wire.chat_completions import MEMO_TEXT_BYTES, PATH, Reply, api_error, known, no_reply, text_of
+from bench.wire.events import MAX_MESSAGE, Accepted, Closed, Content, Event, Idle, Outcome, Sizes
+from bench.wire.eventstream import EventStream
 
 HEAD_END = b"\r\n\r\n"
 MAX_HEAD = 65_536
@@ -57,9 +57,10 @@ class SSEWire:
         self._headers: dict[bytes, bytes] = {}
         self._head_done = self._complete = self._keep_alive = False
         self._streaming = False  # the head was read, what comes is body
-        self._learned = False  # the four that follow hold, and the event stream stands between two events
+        self._learned = False  # what follows holds, and the event stream stands between two events
+        self._prefix: bytes | None = None
         self._before = self._after = b""
-        self._from = self._to = self._wrapping = 0
+        self._from = self._to = self._wrapping = self._most = 0
 
     # What goes out.
 
@@ -108,9 +109,8 @@ class SSEWire:
         trouble = self._feed(data)
         bodies = self._bodies
         reply = self._reply
-        if len(bodies) == 1 and self._learned:
+        if self._learned and len(bodies) == 1 and len(body := bodies[0]) <= self._most:
             # By far the most common read: one token.
-            body = bodies[0]
             raw = body[self._from : self._to]
             text = known(raw)
             if text is not None and self._before + raw + self._after == body:
@@ -130,7 +130,7 @@ class SSEWire:
         """The connection is gone: what was not finished is truncated, or cancelled if that was asked for."""
         events: list[Event] = []
         if not self._closed:
-            if self._status not in (0, 200):
+            if self._streaming and self._status not in (200, 204):
                 self._http_error()
             self._reply.finish(Outcome.TRUNCATED, "the connection ended before [DONE]")
             self._close("end of the connection", events)
@@ -186,9 +186,10 @@ class SSEWire:
 
     def _receive_head(self, data: bytes, events: list[Event]) -> bytes:
         """Read up to the end of the head, to know its size; return what follows it."""
-        if self.ready:
-            self._close("data nobody asked for", events)
         while data and not (self._streaming or self._closed):
+            if self.ready:
+                self._close("data nobody asked for", events)
+                break
             window = self._head_tail + data
             end = window.find(HEAD_END)
             cut = len(data) if end < 0 else end + len(HEAD_END) - len(self._head_tail)
@@ -235,7 +236,8 @@ class SSEWire:
             self._close("the server does not keep the connection", events)
             return
         self._reply.drain(events)
-        self._streaming = False
+        self._streaming = self._learned = False
+        self._parser = None
         self.ready = True
         events.append(Idle())
 
@@ -247,7 +249,7 @@ class SSEWire:
 
     def _close(self, reason: str, events: list[Event]) -> None:
         self._closed = True
-        self.ready = self._streaming = False
+        self.ready = self._streaming = self._learned = False
         self._parser = None  # it holds methods of this object: no cycle is left to the garbage collector
         self._reply.drain(events)
         events.append(Closed(0, reason))
@@ -261,20 +263,20 @@ class SSEWire:
                 self._error_body = (self._error_body + b"".join(bodies))[:MAX_ERROR_BODY]
                 return ""
             done = 0
-            hopeful = True
             while done < len(bodies):
-                if self._learned and hopeful and len(bodies) - done > 1:
-                    run = self._read_run(done)
-                    hopeful = run >= 8  # else the chunks do not follow the template, and looking ahead is wasted
-                    done += run
+                left = len(bodies) - done
+                run = self._read_run(done) if self._learned and left > 1 else 0
+                done += run
+                if self._learned and run < left // 4:
+                    # Few chunks follow the template, so looking ahead does not pay on this read.
+                    self._read_body(b"".join(bodies[done:]))
+                    break
                 if done < len(bodies):
                     self._read_body(bodies[done])
                     done += 1
-        except EventTooBig as error:
-            return str(error)
         finally:
             bodies.clear()
-        return ""
+        return f"an event of more than {MAX_MESSAGE} bytes" if self._stream.too_big else ""
 
     def _read_run(self, start: int) -> int:
         """Take the bodies from ``start`` on that follow the template, all at once; return how many."""
@@ -305,11 +307,17 @@ class SSEWire:
                 reply.take(payload)
             except UnicodeDecodeError as error:
                 reply.spoil(payload, str(error))
-        self._learned = bool(reply.prefix) and not reply.ended and self._stream.between_events
-        if self._learned:
-            # Whatever stands here, the comparison proves it; a wrong guess of the server's habits is only slower.
-            lead = b"data: " if body.startswith(b"data: ") else b"data:"
-            blank = b"\r\n\r\n" if body.endswith(b"\r\n\r\n") else b"\n\n"
-            self._before, self._after = lead + reply.prefix, reply.suffix + blank
-            self._from, self._to = len(self._before), -len(self._after)
-            self._wrapping = len(lead) + len(blank)
+        if reply.prefix is not self._prefix and body.startswith(b"data:"):
+            self._learn(body)
+        self._learned = self._prefix is reply.prefix and not reply.ended and self._stream.between_events
+
+    def _learn(self, body: bytes) -> None:
+        """Note how the server writes an event; a wrong guess is only slower, because every use is compared."""
+        reply = self._reply
+        lead = b"data: " if body.startswith(b"data: ") else b"data:"
+        blank = b"\r\n\r\n" if body.endswith(b"\r\n\r\n") else b"\n\n"
+        self._prefix = reply.prefix
+        self._before, self._after = lead + reply.prefix, reply.suffix + blank
+        self._from, self._to = len(self._before), -len(self._after)
+        self._wrapping = len(lead) + len(blank)
+        self._most = len(self._before) + MEMO_TEXT_BYTES + len(self._after)
