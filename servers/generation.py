@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import repeat
 from operator import itemgetter
 from time import monotonic_ns
 from typing import NamedTuple, TypeVar
@@ -44,14 +45,6 @@ MESSAGES = Framing(b"", b"")
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-class Step(NamedTuple):
-    """One content chunk of one choice, or, without a text, that choice's stop chunk. `due_ns` is an offset."""
-
-    due_ns: int
-    choice: int
-    text: str | None
-
-
 class Generation:
     """One completion, being sent once. `start_ns` and all due times are CLOCK_MONOTONIC."""
 
@@ -73,14 +66,38 @@ class Generation:
             "length" if request.limit and natural_length(profile, seed, choice) > request.limit else "stop"
             for choice in range(self.choices)
         ]
-        # Sorting is stable: at equal times choices keep their order, and a stop chunk follows its last content chunk.
-        self.steps = [
-            Step(due_ns, choice, text)
+        # In parallel, for each content chunk and, with None for a text, each stop chunk: due offset, choice, text.
+        # Lists and not objects, because with thousands of streams open it is cache misses that a token costs.
+        self._dues, self._texts = self._schedules[0].due_ns, [*self._schedules[0].texts, None]
+        self._dues = [*self._dues, self._dues[-1]]
+        self._owners: list[int] | None = None
+        if self.choices > 1:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Bring the chunks of several choices into the order of their due times.
+
+        Sorting is stable: at equal times choices keep their order, and a stop chunk follows its last content chunk.
+        """
+        steps = [
+            (due_ns, choice, text)
             for choice, (dues, texts, _) in enumerate(self._schedules)
             for due_ns, text in (*zip(dues, texts, strict=True), (dues[-1], None))
         ]
-        if self.choices > 1:
-            self.steps.sort(key=itemgetter(0))
+        steps.sort(key=itemgetter(0))
+        self._dues = [due_ns for due_ns, _, _ in steps]
+        self._owners = [choice for _, choice, _ in steps]
+        self._texts = [text for _, _, text in steps]
+
+    @property
+    def last_due_ns(self) -> int:
+        """When everything has been said."""
+        return self.start_ns + self._dues[-1]
+
+    @property
+    def content_chunks(self) -> int:
+        """Content chunks of all choices."""
+        return len(self._texts) - self.choices
 
     @property
     def completion_tokens(self) -> int:
@@ -90,17 +107,17 @@ class Generation:
     @property
     def events(self) -> int:
         """Events of the whole stream: role chunks, content and stop chunks, usage, [DONE]."""
-        return self.choices + len(self.steps) + self.request.include_usage + 1
+        return self.choices + len(self._texts) + self.request.include_usage + 1
 
     @property
     def first_ordinal(self) -> int:
         """The ordinal, among content chunks, of the first that will be sent."""
-        return sum(step.text is not None for step in self.steps[: max(0, self.first_event - self.choices)])
+        return sum(text is not None for text in self._texts[: max(0, self.first_event - self.choices)])
 
     def reached_ns(self) -> int:
         """The due offset of the last event the client has, 0 when that is a role chunk."""
-        last = min(self.first_event - 1 - self.choices, len(self.steps) - 1)
-        return self.steps[last].due_ns if last >= 0 else 0
+        last = min(self.first_event - 1 - self.choices, len(self._dues) - 1)
+        return self._dues[last] if last >= 0 else 0
 
     def messages(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield (content ordinal or -1, due, framed bytes) from the first event on.
@@ -111,8 +128,6 @@ class Generation:
         before, after, ids = self.framing
         request = self.request
         chunks = Chunks(self.completion_id, self.created, request.model, request.include_usage)
-        around = [chunks.around_content(choice) for choice in range(self.choices)]
-        around = [(head if ids else before + head, tail + after) for head, tail in around]
         event = self.first_event
         label = self.completion_id.encode()
 
@@ -126,13 +141,18 @@ class Generation:
             event += 1
         ordinal = self.first_ordinal
         start_ns = self.start_ns
-        for due_ns, choice, text in self.steps[event - self.choices :]:
+        around = [chunks.around_content(choice) for choice in range(self.choices)]
+        if not ids:
+            around = [(before + head, tail + after) for head, tail in around]
+        skip = event - self.choices
+        owners = repeat(0) if self._owners is None else self._owners[skip:]
+        for due_ns, choice, text in zip(self._dues[skip:], owners, self._texts[skip:], strict=False):
             if text is None:
                 yield -1, start_ns + due_ns, framed(chunks.stop(choice, self._finish[choice]))
             else:
                 head, tail = around[choice]
                 json = head + escaped(text) + tail
-                yield ordinal, start_ns + due_ns, b"id: %b:%d\n%b%b" % (label, event, before, json) if ids else json
+                yield ordinal, start_ns + due_ns, framed(json) if ids else json
                 ordinal += 1
             event += 1
         if request.include_usage and event == self.events - 2:
@@ -202,7 +222,7 @@ async def complete(generation: Generation, pacer: Pacer, log: EmissionLog) -> by
 
     The log gets one record, that of the last content chunk, because everything is written at its due time.
     """
-    due_ns = generation.start_ns + generation.steps[-1].due_ns
+    due_ns = generation.last_due_ns
     try:
         await pacer.until(due_ns)
     except asyncio.CancelledError:
@@ -210,7 +230,7 @@ async def complete(generation: Generation, pacer: Pacer, log: EmissionLog) -> by
             generation.ended = Ended.CLIENT_GONE
         raise
     body = generation.body()
-    log.token(generation.stream, len(generation.steps) - generation.choices - 1, due_ns, monotonic_ns())
+    log.token(generation.stream, generation.content_chunks - 1, due_ns, monotonic_ns())
     generation.ended = Ended.COMPLETE
     return body
 

@@ -6,10 +6,12 @@ JSON is compact and raw UTF-8. The same bytes travel after `data: ` over SSE and
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import msgspec
+
+from servers.vocabulary import VOCABULARIES
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 DONE = b"[DONE]"
@@ -159,8 +161,17 @@ def _refuse(reason: str) -> NoReturn:
     raise ApiError(400, f"Invalid '{param}': {message}." if param else f"{message}.", param=param or None)
 
 
-escaped = lru_cache(maxsize=65536)(msgspec.json.encode)
-"""A text as a JSON string with its quotes. Vocabularies are small, so nearly every call is a look-up."""
+class _Escaped(dict[str, bytes]):
+    """JSON strings by text: those of the vocabularies are kept, others are made anew."""
+
+    def __missing__(self, text: str) -> bytes:
+        return msgspec.json.encode(text)
+
+
+_ESCAPED = _Escaped((text, msgspec.json.encode(text)) for words in VOCABULARIES.values() for text in words)
+
+escaped: Callable[[str], bytes] = _ESCAPED.__getitem__
+"""A text as a JSON string with its quotes: a look-up for a token, so nearly always."""
 
 
 class Chunks:

@@ -112,7 +112,10 @@ class _Handlers:
             response = web.StreamResponse(headers=service.headers(taken_up_ns) | SSE_HEADERS)
             started.append(response)
             await response.prepare(request)
-            await emit(generation, response.write, service.pacer, service.log)
+            # In a task of its own: the loop then resumes this coroutine alone for each token, and not the handler's
+            # whole chain of awaits. Cancelling the handler cancels it.
+            generation.task = asyncio.create_task(emit(generation, response.write, service.pacer, service.log))
+            await generation.task
             return response
         finally:
             service.end(generation)
