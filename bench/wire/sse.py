@@ -307,7 +307,7 @@ class SSEWire:
                 reply.take(payload)
             except UnicodeDecodeError as error:
                 reply.spoil(payload, str(error))
-        if reply.prefix is not self._prefix and body.startswith(b"data:"):
+        if reply.prefix and reply.prefix is not self._prefix and body.startswith(b"data:"):
             self._learn(body)
         self._learned = self._prefix is reply.prefix and not reply.ended and self._stream.between_events
 
