@@ -34,12 +34,13 @@ class Session:
     """
 
     __slots__ = (
+        "_asking",
+        "_body",
         "_counters",
         "_expiring",
         "_gap_ns",
         "_log",
         "_record",
-        "_requested",
         "_text",
         "_timeouts",
         "_total_deadline_ns",
@@ -59,7 +60,8 @@ class Session:
         self._log = log
         self._counters = counters
         self._record: StreamRecord | None = None
-        self._requested = b""
+        self._body = b""
+        self._asking = False
         self._text = bytearray()
         self._expiring = ""
         self._total_deadline_ns = NEVER
@@ -75,18 +77,19 @@ class Session:
     def ask(self, record: StreamRecord, body: bytes) -> None:
         """Start a stream with this request body: at once on an idle connection, else as soon as the wire is ready."""
         self._record = record
-        self._requested = body
+        self._body = body
         self._text.clear()
         self.ended = None
         if self.idle:
             self.idle = False
-            self.out += self._wire.request(record.stream, body)
+            self._request(record)
 
     def sending(self, now_ns: int) -> None:
         """`out` is about to be written: the clock of a warm stream starts here. Clears nothing; take `out` yourself."""
         record = self._record
-        if record is None or record.requested_ns or not self._wire.ready:
+        if record is None or not self._asking:
             return
+        self._asking = False
         record.requested_ns = now_ns
         if not record.cold:
             record.started_ns = now_ns
@@ -191,7 +194,11 @@ class Session:
             self.deadline_ns = NEVER
         else:
             record.ready_ns = now_ns
-            self.out += self._wire.request(record.stream, self._requested)
+            self._request(record)
+
+    def _request(self, record: StreamRecord) -> None:
+        self.out += self._wire.request(record.stream, self._body)
+        self._asking = True
 
     def _event(self, now_ns: int, event: object) -> None:
         record = self._record

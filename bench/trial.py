@@ -95,7 +95,7 @@ def run_trial(
             server_pid=server.pid,
             seed=seed,
             folder=str(raw),
-            compression=bool(ready["settings"].get("compression")) and arm.protocol == "websocket",
+            compression=ready["settings"]["compression"][arm.protocol],
             cpus=cores.driver if cores else None,
         )
         plan_file = _save(raw / "plan.json", msgspec.to_builtins(plan))

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic_ns
+from typing import Any, cast
 
 import msgspec
 import uvloop
@@ -31,10 +32,12 @@ from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import PRIME, PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
 from bench.usage import cpu_ns, rss_bytes
-from bench.wire import make_wire
+from bench.wire import WIRES
 from bench.wire.events import Outcome, Wire
 from servers.pacing import Pacer, set_timer_slack
 
+API_KEY = "sk-tokenwire-benchmark"
+"""Real requests carry a key, over SSE once per request: it belongs to the bytes of a request."""
 DROPPED = "dropped"
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
@@ -66,8 +69,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.session.connected(monotonic_ns())
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self.act()
 
     def data_received(self, data: bytes) -> None:
@@ -157,7 +159,7 @@ class Driver:
 
     async def run(self) -> None:
         """Run all phases in order, or as far as a signal lets them."""
-        say(Hello(os.getpid(), VERSIONS, f"uvloop {uvloop.__version__}", GC_POLICY, self._pacer.timer))
+        say(Hello(os.getpid(), VERSIONS, "uvloop", GC_POLICY, self._pacer.timer))
         probe = self.loop.create_task(self._probe())
         for name, phase in self._plan.scenario.phases.items():
             if self.stopped:
@@ -236,7 +238,9 @@ class Driver:
 
     def _wire(self) -> Wire:
         plan = self._plan
-        return make_wire(plan.scenario.arms[plan.arm].protocol, f"{plan.host}:{plan.port}", plan.compression)
+        options = {"compression": True} if plan.compression else {}
+        wire: Wire = WIRES[plan.scenario.arms[plan.arm].protocol](f"{plan.host}:{plan.port}", api_key=API_KEY, **options)
+        return wire
 
     async def _connect(self, connection: Connection) -> None:
         connection.session.connecting(monotonic_ns())
@@ -419,6 +423,14 @@ def say(said: Said) -> None:
         os.write(1, msgspec.json.encode(said) + b"\n")
 
 
+def give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A fault in a callback is a fault of the instrument: end the process at once, so that the trial counts as failed."""
+    loop.default_exception_handler(context)
+    error = context.get("exception")
+    print(f"{context['message']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def main(path: str) -> int:
     """Run the plan in the file `path`. Returns the exit code: 0 done, 130 stopped by a signal."""
     plan = msgspec.json.decode(Path(path).read_bytes(), type=Plan)
@@ -431,6 +443,7 @@ def main(path: str) -> int:
     gc.freeze()
     gc.disable()
     loop = uvloop.new_event_loop()
+    loop.set_exception_handler(give_up)
     driver = Driver(plan, loop)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, driver.stop)

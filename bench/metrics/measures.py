@@ -60,7 +60,7 @@ MEASURES: dict[str, Measure] = {
             "tpot", "Time per token", "ms", "total", "stream", ("p50",),
             "last less first content received, over the tokens of the stream less one",
         ),
-        Measure("max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "the longest of its gaps"),
+        Measure("max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "longest of the gaps above"),
         Measure("e2e", "Whole stream", "ms", "total", "stream", ("p50",), "end of a complete stream less clock start"),
         Measure("connect", "Connect", "ms", "part", "stream", ("p50",), "TCP connected less connect(); cold only"),
         Measure(
@@ -90,7 +90,7 @@ MEASURES: dict[str, Measure] = {
             "content tokens over the window; with paced tokens it is the rate achieved, not a limit",
         ),
         Measure("cpu_server", "Server CPU per token", "µs", "cost", "window", _ONE, "CPU time used over tokens"),
-        Measure("cpu_driver", "Client CPU per token", "µs", "cost", "window", _ONE, "the driver's CPU time over tokens"),
+        Measure("cpu_driver", "Client CPU per token", "µs", "cost", "window", _ONE, "driver's CPU time over tokens"),
         Measure(
             "memory", "Server memory per open stream", "KiB", "cost", "window", _ONE,
             "growth of the server's resident memory over the streams open at the peak; phases with at least 50 of them",

@@ -135,7 +135,7 @@ class _Reduction:
             phases=phases,
             measures={k: MeasureInfo(m.title, m.unit, m.kind, m.meaning) for k, m in MEASURES.items() if k in used},
             values=values,
-            accounts=list(self.accounts.values()),
+            accounts=[self.accounts[p.name, a.name] for p in phases for a in arms if (p.name, a.name) in self.accounts],
             wire=[_wire(group, totals) for group, totals in self.bytes.items() if totals[0] > 0],
             shapes=self.shapes,
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import datetime
 from typing import Any
 
 from bench.metrics import Arm, Phase, Summary
@@ -31,8 +32,13 @@ def what_was_run(summary: Summary) -> str:
     return (
         f"Scenario {summary.scenario}, mode {summary.mode} ({_MODES.get(summary.mode, summary.mode)}): {arms}, "
         f"all over HTTP/1.1 on loopback; {trials} in {blocks} of random order; {machine.get('cpu', 'unknown CPU')}, "
-        f"{machine.get('cores', '?')} cores; {summary.created[:10]}."
+        f"{machine.get('cores', '?')} cores; {_date(summary.created)}."
     )
+
+
+def _date(created: str) -> str:
+    day = datetime.fromisoformat(created)
+    return f"{day.day} {day:%B %Y}"
 
 
 def delay(settings: dict[str, Any] | None) -> str:

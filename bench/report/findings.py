@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from bench.metrics import Phase, Summary, Value
-from bench.report.numbers import count, listed, spread
+from bench.report.numbers import ALIKE, count, listed, spread
 
 NO_VERDICT = (
     "This report describes. It does not say which arm is better: verdicts with statistics are not made here, and "
@@ -18,10 +18,11 @@ NO_VERDICT = (
 
 
 class Finding(NamedTuple):
-    """A sentence or two. `grave` ones concern the trust in everything else and come first."""
+    """A sentence or two, and what they are about. `grave` ones concern the trust in all else and come first."""
 
     text: str
     grave: bool = False
+    lead: str = ""
 
 
 def findings(summary: Summary) -> list[Finding]:
@@ -75,64 +76,44 @@ def _trust(summary: Summary) -> list[Finding]:
 
 
 def _phase(summary: Summary, phase: Phase) -> list[Finding]:
-    sentences = []
+    found = []
     if phase.load == "steps":
-        limit = f"users within a p99 gap excess of {phase.limit_ms:g} ms"
-        sentences.append(_sentence(summary, phase, f"Capacity in {phase.name}", "all", "capacity", "value", limit))
-        return [Finding(s) for s in sentences if s]
-    for temperature in phase.temperatures:
-        about = f"{phase.name.capitalize()}, {temperature} streams"
-        sentences.append(
-            _sentence(
-                summary, phase, f"{about}: first token", temperature, "ttft_excess", "p50",
-                "ms over the model's own delay" if phase.paced else "ms after the clock start", "median",
-            )
-        )  # fmt: skip
-        if phase.paced:
-            tail = "p99.9" if _everywhere(summary, phase, temperature, "gap_excess", "p99.9") else "p99"
-            sentences.append(
-                _sentence(
-                    summary, phase, f"{about}: gaps between tokens", temperature, "gap_excess", tail,
-                    "ms longer than due", tail,
-                )
-            )  # fmt: skip
-    if phase.temperatures:
-        about = phase.name.capitalize()
-        if not phase.paced:
-            sentences.append(
-                _sentence(
-                    summary, phase, f"{about}: throughput without pacing", "all", "throughput", "value", "tokens/s"
-                )
-            )
-        sentences.append(
-            _sentence(summary, phase, f"{about}: server CPU", "all", "cpu_server", "value", "µs per token")
-        )
-    return [Finding(s) for s in sentences if s]
+        unit = f"users within a p99 gap excess of {phase.limit_ms:g} ms"
+        found.append(_finding(summary, phase, "capacity", "all", "capacity", "value", unit))
+    elif not phase.paced and phase.temperatures:
+        found.append(_finding(summary, phase, "throughput without pacing", "all", "throughput", "value", "tokens/s"))
+        found.append(_finding(summary, phase, "server CPU", "all", "cpu_server", "value", "µs per token"))
+    for temperature in phase.temperatures if phase.paced and phase.load != "steps" else ():
+        over = "ms over the model's own delay"
+        found.append(_finding(summary, phase, "first token (median)", temperature, "ttft_excess", "p50", over))
+        tail = "p99.9" if _everywhere(summary, phase, temperature, "gap_excess", "p99.9") else "p99"
+        about = f"gaps between tokens ({tail})"
+        found.append(_finding(summary, phase, about, temperature, "gap_excess", tail, "ms longer than due"))
+    return [f for f in found if f]
 
 
 def _everywhere(summary: Summary, phase: Phase, temperature: str, measure: str, statistic: str) -> bool:
     return all(summary.get(phase.name, a.name, temperature, measure, statistic) for a in summary.arms if a.trials)
 
 
-def _sentence(
-    summary: Summary, phase: Phase, about: str, temperature: str, measure: str, statistic: str, unit: str,
-    what: str = "",
-) -> str:  # fmt: skip
-    """`about (median): SSE on aiohttp 0.42 ms over ... (0.40 to 0.47 over 8 trials), WebSocket on ... . Ranges ...`."""
+def _finding(
+    summary: Summary, phase: Phase, about: str, temperature: str, measure: str, statistic: str, unit: str
+) -> Finding | None:
+    """`Phase warm, first token (median)`: `SSE on aiohttp 0.42 ms over ... (0.40 to 0.47 over 8 trials), ...`."""
     found = [
         (a.label, v) for a in summary.arms if (v := summary.get(phase.name, a.name, temperature, measure, statistic))
     ]
     if not found:
-        return ""
+        return None
     same = len({len(v.per_trial) for _, v in found}) == 1
     parts = []
     for i, (label, value) in enumerate(found):
         middle, reach = spread(value)
         trials = f" over {count(len(value.per_trial), 'trial')}" if i == 0 or not same else ""
-        inside = f"{reach}{trials}" if reach else "1 trial, so no range"
+        inside = "1 trial, so no range" if not reach else f"the same{trials}" if reach == ALIKE else reach + trials
         parts.append(f"{label} {middle}{' ' + unit if i == 0 else ''} ({inside})")
-    what = f", {what}" if what else ""
-    return f"{about}{what}: {listed(parts)}.{_overlap(found)}"
+    kind = "" if temperature in ("all", phase.name) else f", {temperature}"
+    return Finding(f"{listed(parts)}.{_overlap(found)}", lead=f"Phase {phase.name}{kind}, {about}")
 
 
 def _overlap(found: list[tuple[str, Value]]) -> str:
@@ -141,9 +122,12 @@ def _overlap(found: list[tuple[str, Value]]) -> str:
     pairs = list(combinations(ranged, 2))
     if not pairs:
         return ""
-    apart = [(a, b) for (a, v), (b, w) in pairs if v.max < w.min or w.max < v.min]
+    apart = [f"{a} and {b}" for (a, v), (b, w) in pairs if v.max < w.min or w.max < v.min]
+    together = [f"{a} and {b}" for (a, v), (b, w) in pairs if not (v.max < w.min or w.max < v.min)]
     if not apart:
         return " The ranges overlap."
-    if len(apart) == len(pairs):
+    if not together:
         return " The ranges do not overlap."
-    return " Ranges that do not overlap: " + "; ".join(f"{a} and {b}" for a, b in apart) + ". The others do."
+    if len(together) <= len(apart):
+        return f" Of the ranges only those of {'; '.join(together)} overlap."
+    return f" All ranges overlap but those of {'; '.join(apart)}."

@@ -11,7 +11,10 @@ from bench.report.tables import Table, phase_tables
 def render(summary: Summary) -> str:
     """The report without its charts, as GitHub-flavoured Markdown."""
     lines = [f"## {_escaped(summary.title)}", "", _escaped(describe.what_was_run(summary)), ""]
-    lines += [f"- {'**' if f.grave else ''}{_escaped(f.text)}{'**' if f.grave else ''}" for f in findings(summary)]
+    for finding in findings(summary):
+        text = _escaped(finding.text)
+        lead = f"**{_escaped(finding.lead)}:** " if finding.lead else ""
+        lines.append(f"- {lead}**{text}**" if finding.grave else f"- {lead}{text}")
     lines += ["", NO_VERDICT, ""]
     for phase in summary.phases:
         lines += [f"### {_escaped(phase.name)}", ""]

@@ -6,6 +6,7 @@ import math
 
 from bench.metrics import Value
 
+ALIKE = "every trial"
 NARROW, MINUS = "\u202f", "\u2212"
 _FINEST = 3
 """Decimals at most: for ms that is a microsecond, finer than what is stamped is worth."""
@@ -26,13 +27,18 @@ def number(value: float, places: int | None = None) -> str:
     return (MINUS if value < 0 and float(f"{abs(value):.{places}f}") else "") + text
 
 
-def spread(value: Value) -> tuple[str, str]:
-    """The median over trials and, where there are several, its range as `min to max`, in one precision."""
-    places = 0 if value.unit == "users" else decimals(max(abs(value.median), abs(value.max) / 10))
+def spread(value: Value, finest: int = _FINEST, scale: float = 1.0) -> tuple[str, str]:
+    """The median over trials and, where there are several, its range as `min to max`, in one precision.
+
+    Where the range has no width at that precision, `ALIKE` takes its place. `finest` is the most decimals, and `scale`
+    multiplies all three.
+    """
+    middle, lowest, highest = (v * scale for v in (value.median, value.min, value.max))
+    places = 0 if value.unit == "users" else min(finest, decimals(max(abs(middle), abs(highest) / 10)))
     if len(value.per_trial) < 2:
-        return number(value.median, places), ""
-    low, high = number(value.min, places), number(value.max, places)
-    return number(value.median, places), f"{low} to {high}"
+        return number(middle, places), ""
+    low, high = number(lowest, places), number(highest, places)
+    return number(middle, places), ALIKE if low == high else f"{low} to {high}"
 
 
 def count(n: int, one: str, many: str | None = None) -> str:

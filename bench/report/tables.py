@@ -47,14 +47,18 @@ def phase_tables(summary: Summary, phase: Phase) -> list[Table]:
     """The tables of a phase: one per temperature, and for `steps` one with a row per step."""
     labels = [a.label for a in summary.arms]
     if phase.load == "steps":
-        return [Table(f"{phase.name}: p99 gap excess by users", labels, _steps(summary, phase))]
+        return [
+            Table(
+                "p99 gap excess by users: median over trials, lowest to highest trial", labels, _steps(summary, phase)
+            )
+        ]
     tables = []
     for temperature in phase.temperatures:
         last = temperature == phase.temperatures[-1]
         kinds: tuple[Kind, ...] = ("excess", "total", "part")
         sections = [_section(summary, phase, temperature, kind) for kind in kinds]
         sections.append(_section(summary, phase, temperature, "cost", whole=last))
-        caption = f"{phase.name}, {temperature} streams: median over trials (lowest to highest trial)"
+        caption = f"{temperature.capitalize()} streams: median over trials, lowest to highest trial"
         tables.append(Table(caption, labels, [s for s in sections if s.rows]))
     return tables
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from bench.metrics import MEASURES, Phase, Summary
 from bench.report.findings import findings
-from bench.report.numbers import spread
+from bench.report.numbers import ALIKE, spread
 
 _WIDTH = 80
 _FEW = 5
@@ -18,7 +18,7 @@ _PACED: tuple[_Row, ...] = (
     ("gap_excess", "p99", "gap p99, excess ms"),
     ("cpu_server", "value", "server CPU µs/token"),
 )
-_UNPACED: tuple[_Row, ...] = (("throughput", "value", "tokens/s"), ("cpu_server", "value", "server CPU µs/token"))
+_UNPACED: tuple[_Row, ...] = (("throughput", "value", "1000 tokens/s"), ("cpu_server", "value", "server CPU µs/token"))
 _STEPS: tuple[_Row, ...] = (("capacity", "value", "capacity, users"),)
 
 
@@ -58,8 +58,8 @@ def _add(table: Table, summary: Summary, phase: Phase) -> None:
             found = [summary.get(phase.name, a.name, temperature, measure, statistic) for a in summary.arms]
             cells = []
             for value in found:
-                middle, reach = spread(value) if value else ("–", "")
-                cells.append(f"{middle} ({reach.replace(' to ', '–')})" if reach else middle)
+                middle, reach = spread(value, 2, 1e-3 if measure == "throughput" else 1) if value else ("–", "")
+                cells.append(f"{middle} ({reach.replace(' to ', '–')})" if reach not in ("", ALIKE) else middle)
             mixed = len(phase.temperatures) > 1 and not window
             if any(found):
                 table.add_row(f"  {temperature + ' ' if mixed else ''}{title}", *cells)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.metrics import Summary
 from bench.report import html, json_, markdown
-from bench.report.charts import charts_of, png, svg
+from bench.report.charts import charts_of, standalone
 from bench.report.files import write_whole
 
 
@@ -24,8 +24,8 @@ def write_all(summary: Summary, folder: Path) -> dict[str, Path]:
         "html": write_whole(folder / "report.html", html.render(summary, charts)),
     }
     for chart in charts:
-        written[f"charts/{chart.name}.svg"] = write_whole(drawn / f"{chart.name}.svg", svg(chart))
-        written[f"charts/{chart.name}.png"] = write_whole(drawn / f"{chart.name}.png", png(chart))
+        for kind, picture in zip(("svg", "png"), standalone(chart), strict=True):
+            written[f"charts/{chart.name}.{kind}"] = write_whole(drawn / f"{chart.name}.{kind}", picture)
     for stale in drawn.glob("*.[sp][vn]g"):
         if stale not in written.values():
             stale.unlink()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -65,20 +66,16 @@ def named(*parts: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(dict.fromkeys(parts))).strip("-").lower()
 
 
-def png(chart: Chart) -> bytes:
-    """A picture on white with title and caption, 200 pixels to the inch."""
+def standalone(chart: Chart) -> tuple[bytes, bytes]:
+    """SVG and PNG (200 pixels to the inch) on white, with title and caption; the SVG's type is text."""
     with mpl.rc_context(_SETTINGS):
         figure = _titled(chart)
+        drawing = _compact(_svg(figure)).encode()
+        figure.set_layout_engine("none")  # it is laid out: the picture need not do it again
         FigureCanvasAgg(figure)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
-    return file.getvalue()
-
-
-def svg(chart: Chart) -> bytes:
-    """A standalone SVG on white with title and caption; its type is text, in the reader's system font."""
-    with mpl.rc_context(_SETTINGS):
-        return _compact(_svg(_titled(chart))).encode()
+    return drawing, file.getvalue()
 
 
 def inline(chart: Chart) -> str:
@@ -121,7 +118,8 @@ def _svg(figure: Figure) -> str:
 def _compact(text: str) -> str:
     """Two decimals, one font stack, no comments, metadata or line breaks."""
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # Inside tags only: coordinates are cut to two decimals, the numbers of labels never.
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)
     text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", _FONTS, text)
     return re.sub(r"\s*\n\s*", " ", text).replace("> <", "><")
 
@@ -134,6 +132,39 @@ def plain_log(axis: Any) -> None:
     """Label a logarithmic axis with numbers (0.01, 0.1, 1, 10) rather than powers."""
     axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\u2212"))
     axis.set_minor_formatter(lambda *_: "")
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, least: float = 1.0) -> None:
+    """A logarithmic axis from `low` to `high` (positive), with ticks at 1, 2 and 5 where decades are few.
+
+    It spans a factor of `least` at the least, so that small wobbles are not drawn as mountains.
+    """
+    widen = max(1.0, (least / (high / low)) ** 0.5)
+    low, high = low / widen, high * widen
+    low, high = 10 ** (np.floor(np.log10(low) * 4) / 4), 10 ** (np.ceil(np.log10(high) * 4 + 0.01) / 4)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    decades = np.log10(high / low)
+    steps = (1.0,) if decades > 2.6 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
+    ticks = [s * 10.0**p for p in range(-4, 7) for s in steps]
+    axis.set_ticks([t for t in ticks if low <= t * 1.001 and t <= high * 1.001])
+    plain_log(axis)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+
+
+def signed_log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
+    """An axis for both signs: linear close to zero, logarithmic from about 0.1 outwards, without a kink between.
+
+    It is the inverse hyperbolic sine; ticks stand at zero and at every power of ten from 0.1.
+    """
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    scale = axes.set_xscale if which == "x" else axes.set_yscale
+    scale("asinh", linear_width=0.05)
+    powers = [10.0**p for p in range(-1, 6)]
+    ticks = [t for t in [-p for p in reversed(powers)] + [0.0] + powers if low * 1.001 <= t <= high * 1.001]
+    axis.set_ticks(ticks)
+    plain_log(axis)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
 
 
 def grid(axes: Axes, which: Literal["x", "y", "both"] = "x") -> None:

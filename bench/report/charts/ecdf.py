@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 
 from bench.metrics import EDGES, Group, Phase, Summary
 from bench.metrics.trial import Floats
-from bench.report.charts.canvas import Chart, grid, named, plain_log
+from bench.report.charts.canvas import Chart, grid, log_axis, named, signed_log_axis
 from bench.report.charts.keys import key_row
 from bench.report.style import looks
 
 _FEWEST = 20
-_LINEAR_MS = 0.1
-_POOLED = "Streams of all trials pooled, which describes but does not compare."
+_POOLED = "All trials pooled: to look at, not to compare by."
 
 
 def make(summary: Summary, phase: Phase) -> list[Chart]:
@@ -44,8 +43,8 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
                     phase.name,
                     named(phase.name, temperature, "gaps"),
                     f"How much longer or shorter than due are the gaps between tokens? ({temperature})",
-                    f"Share of gaps up to that excess. Left of 0: a token on time after a late one. Linear between "
-                    f"\u2212{_LINEAR_MS:g} and {_LINEAR_MS:g} ms (shaded), logarithmic beyond. {_POOLED}",
+                    "Share of gaps up to that excess. Left of 0: a token on time after a late one. The axis is linear "
+                    f"close to 0 and logarithmic from about 0.1 ms outwards. {_POOLED}",
                     _alt(summary, phase, temperature, "gap_excess"),
                     2.7,
                     partial(_draw, summary, curves, "gap, excess (ms)", True),
@@ -96,17 +95,7 @@ def _draw(
 
 def _scale(axes: Axes, edges: Floats, *, symmetric: bool) -> None:
     if symmetric:
-        reach = max(abs(edges[0]), abs(edges[-1]), _LINEAR_MS * 10)
-        axes.axvspan(-_LINEAR_MS, _LINEAR_MS, color="#8a8f96", alpha=0.12, linewidth=0)
-        axes.set_xscale("symlog", linthresh=_LINEAR_MS, linscale=1.0)
-        axes.set_xlim(-reach * 1.1, reach * 1.1)
-        powers = [10.0**p for p in range(-1, int(np.floor(np.log10(reach))) + 1)]
-        axes.set_xticks([-p for p in reversed(powers)] + [0.0] + powers)
+        reach = 1.15 * max(abs(edges[0]), abs(edges[-1]), 1.0)
+        signed_log_axis(axes, "x", -reach, reach)
     else:
-        low, high = edges[edges > 0].min(), edges.max()
-        axes.set_xscale("log")
-        axes.set_xlim(10 ** (np.floor(np.log10(low) * 3) / 3), 10 ** (np.ceil(np.log10(high) * 3) / 3))
-        if high / low < 20:
-            steps = [s * 10.0**p for p in range(-4, 7) for s in (1, 2, 5)]
-            axes.set_xticks([s for s in steps if axes.get_xlim()[0] <= s <= axes.get_xlim()[1]])
-    plain_log(axes.xaxis)
+        log_axis(axes, "x", edges[edges > 0].min(), edges.max(), least=4)

@@ -12,7 +12,9 @@ from bench.report.style import looks
 def key_row(figure: Figure, summary: Summary, arms: list[str], *, lines: bool) -> None:
     """Name the arms above the axes, in the order of the report, each with its line or its marker."""
     look = looks([a.name for a in summary.arms])
-    shown = [a for a in summary.arms if a.name in arms]
+    known = [a for a in summary.arms if a.name in arms]
+    # Legends fill column by column; reading goes row by row.
+    shown = [known[i] for column in range(2) for i in range(column, len(known), 2)]
     handles = [
         Line2D(
             [], [], color=look[a.name].colour, label=a.label, linewidth=1.8 if lines else 0,
