@@ -60,7 +60,7 @@ MEASURES: dict[str, Measure] = {
             "tpot", "Time per token", "ms", "total", "stream", ("p50",),
             "last less first content received, over the tokens of the stream less one",
         ),
-        Measure("max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "longest of the gaps above"),
+        Measure("max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "longest such gap"),
         Measure("e2e", "Whole stream", "ms", "total", "stream", ("p50",), "end of a complete stream less clock start"),
         Measure("connect", "Connect", "ms", "part", "stream", ("p50",), "TCP connected less connect(); cold only"),
         Measure(

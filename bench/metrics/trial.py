@@ -42,11 +42,12 @@ def chunks_of(frame: pd.DataFrame) -> pd.DataFrame:
     stream, chunk = rows["stream"].to_numpy(), floats(rows["chunk"])
     neighbours = np.zeros(len(rows), dtype=bool)
     neighbours[1:] = (stream[1:] == stream[:-1]) & (chunk[1:] == chunk[:-1] + 1)
-    icl = np.where(neighbours, floats(rows["received_ns"].diff()) / 1e6, np.nan)
-    due_gap = floats(rows["due_ns"].diff()) / 1e6
+    gap_ns = rows["received_ns"].diff()
+    icl = np.where(neighbours, floats(gap_ns) / 1e6, np.nan)
+    gap_excess = np.where(neighbours, floats(gap_ns - rows["due_ns"].diff()) / 1e6, np.nan)
     return rows.assign(
         icl=icl,
-        gap_excess=icl - due_gap,
+        gap_excess=gap_excess,
         lateness=_ms(rows, "written_ns", "due_ns"),
         delivery=_ms(rows, "received_ns", "written_ns"),
     )
@@ -67,14 +68,14 @@ def streams_of(frame: pd.DataFrame, chunks: pd.DataFrame, *, websocket: bool) ->
     stall = floats(by_stream["icl"].max().reindex(rows.index))
     cold = rows["cold"].to_numpy(dtype=bool)
     complete = (rows["outcome"].astype(str) == "complete").to_numpy()
-    ttft = _ms(rows, "received_ns", "started_ns")
+    taken_ns, model_ns = rows["received_ns"] - rows["started_ns"], rows["due_ns"] - rows["taken_up_ns"]
     ready = np.where(cold, _ms(rows, "ready_ns", "started_ns"), 0.0)
     upgrade = np.where(cold, _ms(rows, "ready_ns", "connected_ns"), 0.0)
     return rows.assign(
         got_tokens=np.nan_to_num(tokens),
-        ttft=ttft,
+        ttft=floats(taken_ns) / 1e6,
         ttft_intended=_ms(rows, "received_ns", "intended_ns"),
-        ttft_excess=ttft - _ms(rows, "due_ns", "taken_up_ns"),
+        ttft_excess=floats(taken_ns - model_ns) / 1e6,
         ttfb=_ms(rows, "first_byte_ns", "started_ns"),
         connect=np.where(cold, _ms(rows, "connected_ns", "started_ns"), np.nan),
         upgrade=np.where(cold & websocket, upgrade, np.nan),

@@ -1,0 +1,157 @@
+"""Numbers against a run whose answers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import (
+    ARMS,
+    CONNECT_MS,
+    DELIVERY_MS,
+    EXCESS_MS,
+    FRAMING,
+    HEAD,
+    JSON,
+    LATE_MS,
+    OTHER,
+    TEXT,
+    UPGRADE_MS,
+    Synthetic,
+    write_run,
+)
+
+from bench.metrics import PARTS, Group, Summary, Unfinished, chunks_of, streams_of, summarize
+from bench.record import read_run, read_trial
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("metrics") / "run")
+
+
+@pytest.fixture(scope="module")
+def summary(run_dir: Path) -> Summary:
+    return summarize(read_run(run_dir))
+
+
+def median(summary: Summary, *key: str) -> float:
+    value = summary.get(*key)
+    assert value is not None, key
+    return value.median
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_excess_of_the_first_token_is_what_was_put_in(summary: Summary, arm: str) -> None:
+    opening = CONNECT_MS + (UPGRADE_MS if ARMS[arm]["protocol"] == "websocket" else 0)
+    warm = summary.get("warm", arm, "warm", "ttft_excess", "p50")
+    assert warm is not None
+    assert warm.per_trial == [EXCESS_MS[arm]] * 3
+    assert (warm.min, warm.max, warm.samples, warm.blocks) == (EXCESS_MS[arm], EXCESS_MS[arm], 60, [0, 1, 2])
+    assert median(summary, "cold", arm, "cold", "ttft_excess", "p50") == pytest.approx(EXCESS_MS[arm] + opening)
+
+
+@pytest.mark.parametrize(
+    ("measure", "statistic", "expected"),
+    [
+        ("gap_excess", "p50", 0.0),
+        ("gap_excess", "p99", 0.0),
+        ("lateness", "p50", LATE_MS),
+        ("lateness", "p99", LATE_MS),
+        ("delivery", "p99", DELIVERY_MS),
+        ("coalescing", "value", 1.0),
+    ],
+)
+def test_measures_of_chunks(summary: Summary, measure: str, statistic: str, expected: float) -> None:
+    assert median(summary, "warm", "ws-aiohttp", "warm", measure, statistic) == pytest.approx(expected, abs=1e-9)
+
+
+def test_connect_and_upgrade_are_for_cold_streams_only(summary: Summary) -> None:
+    assert median(summary, "cold", "ws-aiohttp", "cold", "connect", "p50") == CONNECT_MS
+    assert median(summary, "cold", "ws-aiohttp", "cold", "upgrade", "p50") == UPGRADE_MS
+    assert summary.get("cold", "sse-aiohttp", "cold", "upgrade", "p50") is None
+    assert summary.get("warm", "ws-aiohttp", "warm", "connect", "p50") is None
+
+
+def test_costs(summary: Summary) -> None:
+    assert median(summary, "warm", "sse-aiohttp", "all", "cpu_server") == 32.0
+    assert median(summary, "warm", "sse-aiohttp", "all", "cpu_driver") == 8.0
+    assert median(summary, "load", "sse-aiohttp", "all", "memory") == 30.0
+    assert summary.get("warm", "sse-aiohttp", "all", "memory") is None, "too few streams were open"
+    assert median(summary, "ladder", "sse-aiohttp", "all", "capacity") == 4.0
+    step = summary.get("ladder", "sse-aiohttp", "all", "gap_excess", "p99", users=4)
+    assert step is not None
+    assert step.median == 2.4
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_wire_bytes_add_up(summary: Summary, arm: str) -> None:
+    wire = next(w for w in summary.wire if (w.phase, w.arm) == ("warm", arm))
+    framing, tokens = FRAMING[ARMS[arm]["protocol"]], 40
+    assert wire.total == pytest.approx((HEAD + OTHER) / tokens + JSON + framing)
+    assert wire.head + wire.framing + wire.other + wire.envelope + wire.text == pytest.approx(wire.total)
+    assert (wire.framing, wire.text, wire.envelope) == (framing, TEXT, JSON - TEXT)
+
+
+def test_parts_of_the_first_token_add_up_to_its_excess(run_dir: Path) -> None:
+    for trial in read_run(run_dir).trials[:3]:
+        frame = read_trial(trial.path)
+        websocket = ARMS[trial.facts["arm"]]["protocol"] == "websocket"
+        streams = streams_of(frame, chunks_of(frame), websocket=websocket)
+        assert np.allclose(streams[list(PARTS)].sum(axis=1), streams["ttft_excess"], atol=1e-9)
+
+
+def test_priming_streams_are_in_no_figure(summary: Summary) -> None:
+    account = summary.account("warm", "sse-aiohttp")
+    assert account is not None
+    assert (account.streams, account.outcomes, account.failed) == (60, {"complete": 60}, 0)
+
+
+def test_percentiles_need_samples_beyond_them(summary: Summary) -> None:
+    assert summary.get("warm", "sse-aiohttp", "warm", "ttft_excess", "p90") is None, "20 streams: 2 beyond p90"
+    assert summary.get("warm", "sse-aiohttp", "warm", "gap_excess", "p99") is not None, "780 gaps: 7 beyond p99"
+    assert summary.get("warm", "sse-aiohttp", "warm", "gap_excess", "p99.9") is None
+
+
+def test_nothing_paced_is_said_of_unpaced_tokens(summary: Summary) -> None:
+    assert [p.paced for p in summary.phases] == [True, True, True, False, True]
+    assert not any(group.phase == "unpaced" for group, _ in summary.shapes.counts)
+
+
+def test_pooled_counts_hold_every_gap(summary: Summary) -> None:
+    counts = summary.shapes.counts[Group("warm", "sse-aiohttp", "warm"), "gap_excess"]
+    assert counts.sum() == 3 * 20 * 39
+
+
+def test_a_cut_stream_counts_as_failed_and_what_it_had_is_measured(tmp_path: Path) -> None:
+    cut = summarize(read_run(write_run(tmp_path / "cut", Synthetic(blocks=1, phases=("warm",), fail_every=10))))
+    account = cut.account("warm", "sse-aiohttp")
+    assert account is not None
+    assert account.outcomes == {"complete": 18, "truncated": 2}
+    assert (account.failed, account.lost, account.tokens) == (2, 40, 18 * 40 + 2 * 20)
+    first, whole = (cut.get("warm", "sse-aiohttp", "warm", m, "p50") for m in ("ttft_excess", "e2e"))
+    assert first is not None
+    assert whole is not None
+    assert (first.samples, whole.samples) == (20, 18)
+
+
+def test_a_missing_chunk_leaves_no_gap_across_it(run_dir: Path) -> None:
+    frame = read_trial(read_run(run_dir).trials[0].path)
+    frame = frame[frame["phase"].astype(str) == "warm"]
+    whole = chunks_of(frame)
+    chunks = chunks_of(frame[frame["chunk"].isna() | (frame["chunk"] != 5)])
+    assert len(whole) - len(chunks) == 20
+    assert chunks["icl"].notna().sum() == whole["icl"].notna().sum() - 2 * 20
+
+
+def test_an_interrupted_run_is_summarized_as_far_as_it_came(tmp_path: Path) -> None:
+    some = summarize(read_run(write_run(tmp_path / "some", Synthetic(finished=4, phases=("warm",)))))
+    assert (some.state, some.trials_finished, some.trials_planned) == ("interrupted", 4, 9)
+    assert [a.trials for a in some.arms] == [1, 2, 1]
+
+
+def test_a_run_without_a_trial_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unfinished, match="no finished trial") as error:
+        summarize(read_run(write_run(tmp_path / "none", Synthetic(finished=0))))
+    assert "\n" not in str(error.value)
