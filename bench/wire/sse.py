@@ -267,8 +267,8 @@ class SSEWire:
                 left = len(bodies) - done
                 run = self._read_run(done) if self._learned and left > 1 else 0
                 done += run
-                if self._learned and run < left // 4:
-                    # Few chunks follow the template, so looking ahead does not pay on this read.
+                if self._reply.prefix and run < left // 4 and (self._learned or done):
+                    # Few HTTP chunks are one content chunk each, so looking ahead does not pay on this read.
                     self._read_body(b"".join(bodies[done:]))
                     break
                 if done < len(bodies):
