@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable
+from contextlib import suppress
 from time import monotonic_ns
 
 import aiohttp
@@ -60,18 +61,16 @@ class _Handlers:
         """Answer the chat path, whatever the method and protocol."""
         taken_up_ns = monotonic_ns()
         service = self._service
+        if request.method not in ("GET", "POST"):
+            return await self.plain(request)
         started: list[web.StreamResponse] = []
         try:
-            if request.method not in ("GET", "POST"):
-                raise ApiError(405, "")  # told by the table of plain endpoints
             service.open_for_requests()
             service.authorize(request.headers.get("Authorization"))
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self._websocket(request)
             return await self._http(request, taken_up_ns, started)
         except ApiError as error:
-            if error.status == 405:
-                return await self.plain(request)
             return _response(service.refusal(error, taken_up_ns))
         except web.HTTPRequestEntityTooLarge:
             too_large = ApiError(413, f"The body is longer than {MAX_BODY} bytes.")
@@ -79,12 +78,14 @@ class _Handlers:
         except web.HTTPException as error:
             return _response(service.refusal(ApiError(error.status, error.text or error.reason), taken_up_ns))
         except GONE:
-            return started[0] if started else web.Response(status=499)
+            # Nobody is there to read it.
+            return started[0] if started else web.Response()
         except Exception:
             logger.exception("a request failed")
             if not started:
                 return _response(service.refusal(internal_error(), taken_up_ns))
-            await started[0].write(b"data: " + internal_error().body + b"\n\n")
+            with suppress(*GONE):
+                await started[0].write(b"data: " + internal_error().body + b"\n\n")
             return started[0]
 
     async def _http(
@@ -94,8 +95,6 @@ class _Handlers:
         service = self._service
         last_event_id = request.headers.get("Last-Event-ID")
         if request.method == "GET":
-            if "text/event-stream" not in request.headers.get("Accept", "*/*").replace("*/*", "text/event-stream"):
-                raise ApiError(406, "A GET is answered with text/event-stream only.")
             body: ChatRequest = parse_query(dict(request.query))
             framing = SSE_WITH_IDS
         else:
@@ -128,7 +127,6 @@ class _Handlers:
             writer_limit=limit,
             heartbeat=settings.heartbeat(None),
             max_msg_size=MAX_BODY,
-            decode_text=False,
         )
         await socket_.prepare(request)
         if settings.equal and request.transport is not None:
