@@ -20,25 +20,14 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from bench.wire.chat_completions import MEMO_TEXT_BYTES, PATH, Reply, api_error, known, no_reply, text_of
+from bench.wire.chat_completions import PATH, Reply, api_error, no_reply
 from bench.wire.events import MAX_MESSAGE, NO_STREAM, Accepted, Closed, Content, Event, Finished, Idle, Outcome, Sizes
+from bench.wire.http1 import HEAD_END
+from bench.wire.shortcut import FrameShape
 
 FINAL_TEXT = 0x81
 LENGTH_16 = 126
-HEAD_END = b"\r\n\r\n"
 CANCEL = b'{"type":"cancel"}'
-
-
-class _Heads(dict[int, bytes]):
-    """Bytes of a content string -> what stands between it and the one before: suffix, frame head, prefix."""
-
-    def __init__(self, prefix: bytes, suffix: bytes) -> None:
-        self.prefix, self.suffix = prefix, suffix
-
-    def __missing__(self, size: int) -> bytes:
-        length = len(self.prefix) + size + len(self.suffix)
-        head = self[size] = self.suffix + b"\x81\x7e" + length.to_bytes(2, "big") + self.prefix
-        return head
 
 
 class WebSocketWire:
@@ -71,9 +60,8 @@ class WebSocketWire:
         self._owed = 0  # bytes of a frame whose beginning the full parser has
         self._rest = b""  # beginning of a frame that is not handed over yet
         self._fragments: list[bytes] = []
-        self._learned = False  # a read may begin with a template chunk, as described by what follows
-        self._heads = _Heads(b"", b"")
-        self._from = self._to = self._most = 0
+        self._shape: FrameShape | None = None
+        self._shortcut: FrameShape | None = None  # the shape, if a read may begin with a frame that has it
         self._opening_sent = self._opening_bytes = self._sent = self._total = 0
 
     # What goes out.
@@ -92,7 +80,8 @@ class WebSocketWire:
         """The request as one text message; ``last_event_id`` goes into it. Raises RuntimeError unless ``ready``."""
         if not self.ready:
             raise RuntimeError("the connection is not open, or a request is under way")
-        self.ready = self._learned = False
+        self.ready = False
+        self._shape = self._shortcut = None
         self._reply = Reply(stream)
         self._total = 0
         if last_event_id:
@@ -131,21 +120,12 @@ class WebSocketWire:
 
     def receive(self, data: bytes) -> list[Event]:
         """Take the bytes of one read."""
-        size = len(data)
-        self._total += size
-        if self._learned and size <= self._most:
-            # By far the most common read: one frame with one token. The same proof as in _read_run.
-            raw = data[self._from : self._to]
-            text = known(raw)
+        self._total += len(data)
+        if self._shortcut is not None:
+            # By far the most common read: one frame with one token.
+            text = self._shortcut.one(data, self._reply)
             if text is not None:
-                heads = self._heads
-                suffix = heads.suffix
-                if heads[len(raw)] + raw + suffix == suffix + data:
-                    reply = self._reply
-                    reply.chunks += 1
-                    reply.text_bytes += len(text)
-                    reply.content_bytes += size - 4
-                    return [Content(reply.stream, 1, text)]
+                return [Content(self._reply.stream, 1, text)]
         events: list[Event] = []
         if not self._scan:
             data = self._receive_unscanned(data, events)
@@ -156,7 +136,8 @@ class WebSocketWire:
             self._read_frames(data, events)
         reply = self._reply
         reply.drain(events)
-        self._learn(reply)
+        shape = self._current_shape(reply)
+        self._shortcut = shape if self._scan and not self._rest else None
         if reply.ended and not (self.ready or self._closed) and self._protocol.state is State.OPEN:
             self.ready = True
             events.append(Idle())
@@ -185,72 +166,26 @@ class WebSocketWire:
 
     # Frames that are read here.
 
-    def _learn(self, reply: Reply) -> None:
-        """Note what a frame with a template chunk looks like, and whether the next read may begin with one."""
-        prefix, suffix = reply.prefix, reply.suffix
-        heads = self._heads
-        if heads.prefix is not prefix or heads.suffix is not suffix:
-            self._heads = _Heads(prefix, suffix)
-            self._from, self._to = 4 + len(prefix), -len(suffix)
-            self._most = 4 + len(prefix) + MEMO_TEXT_BYTES + len(suffix)
-        self._learned = self._scan and bool(prefix) and not (reply.ended or self._rest or self._fragments)
+    def _current_shape(self, reply: Reply) -> FrameShape | None:
+        """What a frame with a content chunk looks like; None when none can come next, or it is not known yet."""
+        if not reply.prefix or reply.ended or self._fragments:
+            return None
+        if self._shape is None or self._shape.prefix is not reply.prefix:
+            self._shape = FrameShape(reply)
+        return self._shape
 
     def _read_frames(self, data: bytes, events: list[Event]) -> None:
         position, size = 0, len(data)
         hopeful = True
         while position < size and not self._closed:
-            reply = self._reply
-            if hopeful and reply.prefix and not (reply.ended or self._fragments):
-                self._learn(reply)
-                end = self._read_run(data, position, reply)
-                # Else the chunks do not follow the template, and looking ahead is wasted on this read.
-                hopeful = end - position > 8 * len(reply.prefix)
+            shape = self._current_shape(self._reply) if hopeful else None
+            if shape is not None:
+                end = shape.run(data, position, self._reply)
+                # Else few frames are content chunks, so looking ahead does not pay on this read.
+                hopeful = end - position > 8 * len(shape.prefix)
                 position = end
             if position < size:
                 position = self._read_frame(data, position, events)
-
-    def _read_run(self, data: bytes, start: int, reply: Reply) -> int:
-        """Take the frames from ``start`` on that hold template chunks, all at once; return where they end."""
-        prefix, suffix = reply.prefix, reply.suffix
-        fixed = 4 + len(prefix) + len(suffix)
-        # Hop from frame to frame as if each head were 81 7E and two bytes of length, and all of them template chunks.
-        at, size = start + 2, len(data)
-        before, after = 2 + len(prefix), 2 + len(suffix)
-        raws: list[bytes] = []
-        append = raws.append
-        last = size - before
-        while at < last:
-            following = at + 4 + (data[at] << 8 | data[at + 1])
-            append(data[at + before : following - after])
-            at = following
-        if at > size + 2:
-            raws.pop()  # the last one is not all there
-        texts = list(map(known, raws))
-        at, done = start, 0
-        while None in texts:
-            new = texts.index(None, done)
-            raw = raws[new]
-            at += sum(map(len, raws[done:new])) + fixed * (new - done)
-            done = new
-            follows = data.startswith(prefix, at + 4) and data.startswith(suffix, at + 4 + len(prefix) + len(raw))
-            text = text_of(raw) if follows else None
-            if text is None:
-                del texts[new:], raws[new:]
-            else:
-                texts[new] = text
-        if not raws:
-            return start
-        # The proof: the frames, built anew from the template and the texts, are the bytes that were read.
-        sizes = list(map(len, raws))
-        end = start + fixed * len(raws) + sum(sizes)
-        pieces = [suffix] * (2 * len(raws) + 1)
-        pieces[:-1:2] = map(self._heads.__getitem__, sizes)
-        pieces[1::2] = raws
-        if b"".join(pieces) != suffix + data[start:end]:
-            return start
-        reply.texts += texts  # type: ignore[arg-type]  # no None is left
-        reply.content_bytes += end - start - 4 * len(raws)
-        return end
 
     def _read_frame(self, data: bytes, start: int, events: list[Event]) -> int:
         """Take one frame, or keep its beginning; return where what is left begins."""
@@ -333,7 +268,8 @@ class WebSocketWire:
 
     def _close(self, code: int, reason: str, events: list[Event]) -> None:
         self._closed = True
-        self.ready = self._scan = self._learned = False
+        self.ready = self._scan = False
+        self._shortcut = None
         self._reply.drain(events)
         events.append(Closed(int(code), reason))
 
