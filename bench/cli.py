@@ -34,6 +34,25 @@ def _fail(message: object, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _show(folder: Path) -> str:
+    """Write every output of a run and print its summary. Return why there is nothing to show, or nothing."""
+    from rich.console import Console
+
+    from bench.metrics import Unfinished, summarize
+    from bench.record import RecordError, read_run
+    from bench.report.terminal import print_summary
+    from bench.report.write import write_all
+
+    try:
+        summary = summarize(read_run(folder))
+    except (RecordError, Unfinished) as error:
+        return str(error)
+    written = write_all(summary, folder)
+    print_summary(summary, Console(highlight=False))
+    print(f"report: {written['html']}")
+    return ""
+
+
 @app.command()
 def run(
     scenario: Annotated[
@@ -43,9 +62,8 @@ def run(
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
     """Run a scenario and write its report."""
-    from bench import experiment, report
+    from bench import experiment
     from bench.progress import Progress
-    from bench.record import RecordError
     from bench.scenario_toml import ScenarioError, find, load
     from bench.trial import TrialError
 
@@ -66,14 +84,13 @@ def run(
             state = experiment.run(loaded, source, overrides or [], folder, progress)
     except TrialError as error:
         failure = error
-    try:
-        report.show(folder)
-    except RecordError as error:
-        _fail(failure or error, INTERRUPTED if state == "interrupted" else FAILED)
+    shown = _show(folder)
     if failure is not None:
-        _fail(f"{failure}; the trials before it are reported above", FAILED)
+        _fail(f"{failure}; {'the trials before it are reported above' if not shown else 'no trial was finished'}", FAILED)
     if state == "interrupted":
         raise typer.Exit(INTERRUPTED)
+    if shown:
+        _fail(shown, FAILED)
 
 
 @app.command(name="report")
@@ -81,13 +98,9 @@ def report_(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as results/duel-...")],
 ) -> None:
     """Rebuild every output of a run from its records."""
-    from bench import report
-    from bench.record import RecordError
-
-    try:
-        report.show(folder)
-    except RecordError as error:
-        _fail(error, USAGE)
+    trouble = _show(folder)
+    if trouble:
+        _fail(trouble, USAGE)
 
 
 @app.command()

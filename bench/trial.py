@@ -101,6 +101,7 @@ def run_trial(
         plan_file = _save(raw / "plan.json", msgspec.to_builtins(plan))
         with _process([sys.executable, "-m", "bench.drivers.asyncio_", str(plan_file)], raw / "driver.err") as driver:
             hello, phases = _listen(driver, raw / "driver.err", heard)
+        died = server.poll()
         _stop(server)
     facts = {
         "arm": place.arm,
@@ -108,7 +109,7 @@ def run_trial(
         "trial": place.trial,
         "position": place.position,
         "started_at": started_at,
-        "server": {key: value for key, value in ready.items() if key not in ("event", "pid", "port")},
+        "server": {**{key: ready[key] for key in ("stack", "protocols", "versions", "settings")}, "died": died},
         "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
         "phases": phases,
     }

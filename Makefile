@@ -1,0 +1,57 @@
+# Everything runs from a local environment that the first target makes: nothing is installed elsewhere.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help bench bench-smoke bench-micro test lint lock clean
+
+help:
+	@echo "make bench        SSE against WebSocket on this machine, about 5 minutes, ends with a report"
+	@echo "make bench-smoke  the same path in half a minute: does it run here?"
+	@echo "make bench-micro  the measuring path itself, timed: codecs, driver, pacing"
+	@echo "make test         the tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make lock         resolve the dependencies anew"
+
+bench: $(VENV)/.run
+	$(BIN)/tokenwire run duel
+
+bench-smoke: $(VENV)/.run
+	$(BIN)/tokenwire run duel --set experiment.blocks=1 --set phases.cold.duration_s=1.0 --set phases.chat.turns=1
+
+bench-micro: $(VENV)/.dev
+	$(BIN)/pytest tests/benchmarks --benchmark-only
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(VENV)/.dev
+	$(PIP) uv
+	$(BIN)/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tokenwire needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock | $(VENV)/.run
+	$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@

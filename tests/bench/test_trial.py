@@ -1,0 +1,256 @@
+"""Trials and experiments end to end, small: real processes, real sockets, Parquet that pandas and DuckDB read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from bench import experiment
+from bench.record import SCHEMA, read_run, read_trial
+from bench.scenario import Scenario
+from bench.scenario_toml import find, load
+from bench.trial import Place, TrialError, run_trial
+
+SMALL = [
+    "experiment.blocks=2",
+    "phases.cold.duration_s=0.2",
+    "phases.chat.users=4",
+    "phases.chat.turns=2",
+    "phases.chat.ramp_s=0.1",
+    "profiles.chat.first={dist='constant', ms=30}",
+    "profiles.chat.length.min=8",
+    "profiles.chat.length.max=12",
+    "phases.firehose.users=2",
+    "phases.firehose.turns=2",
+    "profiles.firehose.length.tokens=50",
+]
+
+
+class Silent:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard_of: list[Any] = []
+        self.done: list[Place] = []
+
+    def begins(self, place: Place) -> None:
+        pass
+
+    def heard(self, said: Any) -> None:
+        self.heard_of.append(said)
+
+    def ended(self, place: Place) -> None:
+        self.done.append(place)
+
+    def stopping(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small experiment, run once for all the tests that look at it."""
+    scenario = load("duel", SMALL)
+    folder = experiment.new_folder(tmp_path_factory.mktemp("results"), scenario)
+    assert experiment.run(scenario, find("duel"), SMALL, folder, Silent()) == "finished"
+    return folder
+
+
+def trials_of(folder: Path) -> dict[str, pd.DataFrame]:
+    return {trial.facts["arm"]: read_trial(trial.path) for trial in read_run(folder).trials}
+
+
+def test_every_arm_ran_once_per_block_in_the_recorded_order(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    assert run.info["state"] == "finished"
+    assert run.warnings == []
+    ran = [(trial.facts["block"], trial.facts["arm"]) for trial in run.trials]
+    assert ran == [(block, arm) for block, order in enumerate(run.info["order"], 1) for arm in order]
+    assert all(sorted(order) == ["sse-aiohttp", "ws-aiohttp", "ws-websockets"] for order in run.info["order"])
+    assert run.info["overrides"] == SMALL
+    assert run.info["scenario"]["phases"]["chat"]["users"] == 4
+    assert not list((run_folder / "trials").glob(".*"))  # raw logs are gone once joined
+
+
+def test_every_stream_is_complete_and_every_token_accounted_for(run_folder: Path) -> None:
+    for frame in trials_of(run_folder).values():
+        assert set(frame["outcome"]) == {"complete"}
+        assert frame[["lost", "repeated", "reordered", "corrupted"]].to_numpy().sum() == 0
+        assert frame[["due_ns", "written_ns", "received_ns"]].notna().all().all()
+        assert set(frame["server_reason"]) == {"complete"}
+
+
+def test_stamps_are_in_the_order_of_events(run_folder: Path) -> None:
+    for frame in trials_of(run_folder).values():
+        assert (frame["due_ns"] <= frame["written_ns"]).all()  # never early
+        assert (frame["written_ns"] < frame["received_ns"]).all()
+        assert (frame["intended_ns"] <= frame["started_ns"]).all()
+        assert (frame["started_ns"] <= frame["requested_ns"]).all()
+        assert (frame["requested_ns"] < frame["taken_up_ns"]).all()
+        cold = frame[frame["cold"]]
+        assert (cold["started_ns"] <= cold["connected_ns"]).all()
+        assert (cold["connected_ns"] <= cold["ready_ns"]).all()
+        assert frame.loc[~frame["cold"], "connected_ns"].isna().all()
+
+
+def test_arms_did_the_same_work(run_folder: Path) -> None:
+    facts = [trial.facts for trial in read_run(run_folder).trials]
+    assert all(fact["schedule_mismatches"] == 0 for fact in facts)
+    keys = ["phase", "window", "ordinal", "chunk"]
+    work = [frame.set_index(keys).sort_index()[["seed", "tokens"]] for frame in trials_of(run_folder).values()]
+    assert all(work[0].equals(other) for other in work[1:])
+    tokens = [{name: phase["tokens"] for name, phase in fact["phases"].items()} for fact in facts]
+    assert all(counts == tokens[0] for counts in tokens)
+    assert tokens[0]["firehose"] == 2 * 2 * 50
+
+
+def test_bytes_add_up(run_folder: Path) -> None:
+    frames = trials_of(run_folder)
+    for frame in frames.values():
+        streams = frame.drop_duplicates("stream")
+        assert (streams["received_bytes"] > streams["head_bytes"] + streams["payload_bytes"]).all()
+        assert (streams["payload_bytes"] > streams["content_bytes"]).all()
+        assert (streams["content_bytes"] > streams["text_bytes"]).all()
+    keys = ["phase", "window", "ordinal"]
+    payloads = [f.drop_duplicates("stream").set_index(keys).sort_index()["payload_bytes"] for f in frames.values()]
+    assert all(payloads[0].equals(other) for other in payloads[1:])  # the same JSON on every arm, byte for byte
+
+
+def test_phases_know_their_cost(run_folder: Path) -> None:
+    for trial in read_run(run_folder).trials:
+        for phase in trial.facts["phases"].values():
+            assert phase["window_end_ns"] > phase["window_start_ns"]
+            assert phase["server_cpu_ns"] > 0
+            assert phase["driver_cpu_ns"] > 0
+            assert phase["server_rss_peak"] >= phase["server_rss_start"] > 1 << 20
+
+
+def test_files_are_read_in_one_line(run_folder: Path) -> None:
+    pattern = str(run_folder / "trials" / "*.parquet")
+    by_duckdb = duckdb.sql(f"select arm, count(*) as n from '{pattern}' group by arm").df().set_index("arm")["n"]
+    by_pandas = pd.read_parquet(run_folder / "trials").groupby("arm", observed=True).size()
+    assert by_duckdb.to_dict() == by_pandas.to_dict()
+    assert len(by_pandas) == 3
+    assert pq.read_schema(next((run_folder / "trials").glob("*.parquet"))).names == SCHEMA.names
+
+
+def small_scenario(*more: str) -> Scenario:
+    return load("duel", [*SMALL, *more])
+
+
+def test_a_server_that_cannot_start_fails_the_trial_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.trial.server_settings", lambda *_: {"loop": "trio"})
+    with pytest.raises(TrialError, match=r"the server ended at its start with exit code 2: .*loop") as caught:
+        run_trial(small_scenario(), 1, Place("sse-aiohttp", 1, 1, 1), tmp_path, None, lambda _: None)
+    assert "\n" not in str(caught.value)
+    assert not psutil.Process().children()
+
+
+@pytest.mark.parametrize("victim", ["servers", "bench.drivers.asyncio_"])
+def test_killing_a_process_leaves_finished_trials_and_no_orphans(tmp_path: Path, victim: str) -> None:
+    scenario = small_scenario()
+    folder = experiment.new_folder(tmp_path, scenario)
+
+    class Killer(Silent):
+        killed = False
+
+        def heard(self, said: Any) -> None:
+            if len(self.done) == 1 and not self.killed:  # in the second trial, as soon as the driver speaks
+                self.killed = True
+                for child in psutil.Process().children():
+                    if victim in child.cmdline():
+                        child.kill()
+
+    killer = Killer()
+    if victim == "servers":
+        # A dead server is a result: its streams are refused or cut, and the trial says so.
+        assert experiment.run(scenario, find("duel"), [], folder, killer) == "finished"
+        first, second = read_run(folder).trials[:2]
+        assert set(read_trial(second.path)["outcome"]) >= {"refused"}
+        assert (first.facts["server"]["died"], second.facts["server"]["died"]) == (None, -signal.SIGKILL)
+    else:
+        with pytest.raises(TrialError, match="the driver ended early"):
+            experiment.run(scenario, find("duel"), [], folder, killer)
+        run = read_run(folder)
+        assert run.info["state"] == "failed"
+        assert [trial.facts["trial"] for trial in run.trials] == [1]
+    assert not psutil.Process().children()
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
+    return [sys.executable, "-m", "bench", "run", "duel", "--results", str(folder), *overrides]
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Until a file is there; the process under test ending, or a minute, ends the wait."""
+    deadline = time.monotonic() + 60
+    while not list(path.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_ctrl_c_finishes_the_trial_and_reports(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "experiment.blocks=50"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path, "*/trials/*.parquet", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping after this trial" in err
+    run = read_run(next(tmp_path.iterdir()))
+    assert run.info["state"] == "interrupted"
+    assert 1 <= len(run.trials) < 150
+    assert "report.html" in out
+    assert (run.path / "report.html").stat().st_size > 10_000
+
+
+def test_a_killed_run_is_still_reported(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "experiment.blocks=50"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(tmp_path, "*/trials/*.parquet", process)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    if sys.platform == "linux":
+        assert not psutil.wait_procs(children, timeout=10)[1]  # nothing is left running
+    folder = next(tmp_path.iterdir())
+    again = subprocess.run(
+        [sys.executable, "-m", "bench", "report", str(folder)], capture_output=True, text=True, timeout=60
+    )
+    assert again.returncode == 0, again.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary
+    assert os.listdir(folder / "charts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "dual"], "tokenwire: dual: no such scenario or file; did you mean 'duel'? "),
+        (["run", "duel", "--set", "phases.chat.users=-1"], "tokenwire: duel.toml: phases.chat.users = -1: expected int"),
+        (["report", "/nonexistent"], "tokenwire: /nonexistent: no run here"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
