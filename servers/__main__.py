@@ -48,7 +48,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: the kernel chooses (%(default)s)")
     parser.add_argument("--config", metavar="FILE", help="settings in JSON")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.port <= 65535:
+        parser.error(f"argument --port: {arguments.port} is not 0 to 65535")
+    return arguments
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -62,8 +65,8 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
-        _give_up(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}")
+    except OSError as error:
+        _give_up(f"--host {host} --port {port}: {error.strerror}")
     return listener
 
 

@@ -97,6 +97,8 @@ def _check(path: str, key: str, value: object, kind: object) -> None:
         for step in where.rstrip("`").strip(".").split("."):
             if isinstance(value, dict) and step in value:
                 key, value = f"{key}.{step}", value[step]
+        if typing.get_origin(kind) is Literal:
+            reason = f"must be one of {', '.join(typing.get_args(kind))}"
         raise SettingsError(f"{path}: {key} = {_shown(value)}: {reason}") from error
 
 

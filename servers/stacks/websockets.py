@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable
 from contextlib import suppress
 from time import monotonic_ns
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -43,7 +44,21 @@ def in_force(settings: Settings) -> dict[str, object]:
     }
 
 
-class _Connections:
+class _Connection(ServerConnection):
+    """A connection that is known from before the handshake until its TCP connection is gone."""
+
+    known: ClassVar[set[ServerConnection]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.known.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.known.discard(self)
+        super().connection_lost(exc)
+
+
+class _Handlers:
     """What the server calls: for every request, and for every connection that became a WebSocket."""
 
     def __init__(self, service: Service) -> None:
@@ -100,17 +115,18 @@ def _response(reply: Reply) -> Response:
 async def start(service: Service, listener: socket.socket) -> Stop:
     """Serve on `listener`; see `servers.stacks`."""
     settings = service.settings
-    connections = _Connections(service)
+    handlers = _Handlers(service)
     ping_interval = settings.heartbeat(PING_INTERVAL_S)
     server = await serve(
-        connections.handle,
+        handlers.handle,
         sock=listener,
-        process_request=connections.process_request,
+        process_request=handlers.process_request,
         compression="deflate" if settings.compress(True) else None,
         ping_interval=ping_interval,
         write_limit=settings.limit(WRITE_LIMIT),
         max_size=MAX_BODY,
         backlog=BACKLOG,
+        create_connection=_Connection,
     )
 
     async def stop() -> None:
@@ -118,5 +134,10 @@ async def start(service: Service, listener: socket.socket) -> Stop:
         server.close()  # with 1001
         with suppress(TimeoutError):
             await asyncio.wait_for(server.wait_closed(), PATIENCE_S)
+        # Left are clients that do not answer the close, and connections that never sent a request; the library would
+        # wait 10 s for either.
+        for connection in list(_Connection.known):
+            connection.transport.abort()
+        await server.wait_closed()
 
     return stop
