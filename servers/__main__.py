@@ -24,9 +24,9 @@ from servers.settings import Settings, SettingsError, read_settings
 from servers.stacks import STACKS, Stack, load
 
 GC_THRESHOLDS = (10_000, 20, 50)
-"""Collections are ten times rarer than by default. Every request leaves a few cycles (a task, its exception), so the
-collector stays on; but with thousands of streams open each collection walks their tasks, and at the default pace
-those pauses, not the protocol, would make the slowest percent of tokens."""
+"""Collections are far rarer than the default (700, 10, 10), on every stack alike. The collector stays on, because
+requests leave cycles behind (a task, its exception, its frames); but a full collection visits every open stream, stops
+all of them meanwhile, and would come in the middle of the tokens being timed."""
 
 
 class _Parser(argparse.ArgumentParser):
