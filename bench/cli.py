@@ -86,7 +86,9 @@ def run(
         failure = error
     shown = _show(folder)
     if failure is not None:
-        _fail(f"{failure}; {'the trials before it are reported above' if not shown else 'no trial was finished'}", FAILED)
+        _fail(
+            f"{failure}; {'the trials before it are reported above' if not shown else 'no trial was finished'}", FAILED
+        )
     if state == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if shown:
@@ -118,7 +120,7 @@ def serve(context: typer.Context) -> None:
     """Serve the mock LLM alone, for any client: `tokenwire serve aiohttp --port 8000`; see `tokenwire serve --help`."""
     from servers.__main__ import main as serve_main
 
-    raise typer.Exit(serve_main(context.args))
+    serve_main(context.args)
 
 
 @app.command()

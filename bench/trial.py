@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bench.drivers.plan import Done, Hello, PhaseDone, Plan, Said, Tick
-from bench.record import EMISSIONS_FILE, write_trial
+from bench.join import EMISSIONS_FILE, write_trial
 from bench.scenario import PRIME, PRIME_PROFILE, Scenario
 
 READY_S = 20.0

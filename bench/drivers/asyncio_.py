@@ -1,7 +1,6 @@
 """The asyncio driver: `python -m bench.drivers.asyncio_ PLAN.json` runs one trial's phases and leaves raw logs.
 
-One event loop (uvloop) and one `Protocol` serve every wire protocol. The stamp is the first thing `data_received` does:
-one monotonic clock reading per socket read, before any parsing.
+One event loop (uvloop) serves every wire protocol; loads are coroutines, streams are sessions on connections.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import uvloop
 
 from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
+from bench.drivers.connection import Connection
 from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, request_body
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import RawLog, StreamRecord
@@ -34,6 +34,7 @@ from bench.session import NEVER, Counters, Session
 from bench.usage import cpu_ns, rss_bytes
 from bench.wire import WIRES
 from bench.wire.events import Outcome, Wire
+from bench.wire.websocket import WebSocketWire
 from servers.pacing import Pacer, set_timer_slack
 
 API_KEY = "sk-tokenwire-benchmark"
@@ -54,87 +55,6 @@ VERSIONS = {
     "python": platform.python_version(),
     **{name: version(name) for name in ("uvloop", "httptools", "websockets", "msgspec")},
 }
-
-
-class Connection(asyncio.Protocol):
-    """One socket: carries out what its session asks for."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session) -> None:
-        self._loop = loop
-        self.session = session
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.settled: asyncio.Future[None] | None = None
-        """Resolved when the stream has ended and the connection is idle again, or gone."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.session.connected(monotonic_ns())
-        self._transport = cast(asyncio.Transport, transport)
-        self.act()
-
-    def data_received(self, data: bytes) -> None:
-        now = monotonic_ns()
-        if self.session.received(now, data):
-            self.act()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.session.lost(monotonic_ns(), exc)
-        self._transport = None
-        self.act()
-
-    def failed(self, error: OSError) -> None:
-        """connect() failed."""
-        self.session.lost(monotonic_ns(), error)
-        self.act()
-
-    def act(self) -> None:
-        """Send, close, and report, as the session now asks."""
-        session = self.session
-        transport = self._transport
-        if session.out and transport is not None:
-            out, session.out = session.out, b""
-            session.sending(monotonic_ns())
-            transport.write(out)
-        if session.close and transport is not None:
-            transport.close()
-        record = session.ended
-        if record is not None and (session.idle or session.close) and self.settled is not None:
-            settled, self.settled = self.settled, None
-            self._disarm()
-            if not settled.done():
-                settled.set_result(None)
-        elif record is None and session.deadline_ns != NEVER and self._timer is None:
-            self._arm()
-
-    def _arm(self) -> None:
-        # One timer per stream, moved only when it fires: progress just moves the session's deadline.
-        delay = (self.session.deadline_ns - monotonic_ns()) / NS
-        self._timer = self._loop.call_later(max(delay, 0.001), self._wake)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def expire(self) -> None:
-        """connect() took too long."""
-        self.session.expired(self.session.deadline_ns)
-        self.act()
-
-    def _wake(self) -> None:
-        self._timer = None
-        if self.session.expired(monotonic_ns()):
-            if self._transport is not None:
-                self._transport.abort()
-            self.act()
-        elif self.session.deadline_ns != NEVER:
-            self._arm()
-
-    def hang_up(self) -> None:
-        """Close the connection, in good order when it is idle."""
-        self._disarm()
-        self.session.leave()
-        self.act()
 
 
 class Driver:
@@ -238,9 +158,10 @@ class Driver:
 
     def _wire(self) -> Wire:
         plan = self._plan
-        options = {"compression": True} if plan.compression else {}
-        wire: Wire = WIRES[plan.scenario.arms[plan.arm].protocol](f"{plan.host}:{plan.port}", api_key=API_KEY, **options)
-        return wire
+        host = f"{plan.host}:{plan.port}"
+        if plan.compression:
+            return WebSocketWire(host, api_key=API_KEY, compression=True)
+        return WIRES[plan.scenario.arms[plan.arm].protocol](host, api_key=API_KEY)
 
     async def _connect(self, connection: Connection) -> None:
         connection.session.connecting(monotonic_ns())
@@ -424,7 +345,7 @@ def say(said: Said) -> None:
 
 
 def give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A fault in a callback is a fault of the instrument: end the process at once, so that the trial counts as failed."""
+    """A fault in a callback is the instrument's: end the process at once, so that the trial counts as failed."""
     loop.default_exception_handler(context)
     error = context.get("exception")
     print(f"{context['message']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""One asyncio socket carrying out what its session asks for: the only asyncio read loop there is."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic_ns
+from typing import cast
+
+from bench.arrivals import NS
+from bench.session import NEVER, Session
+
+
+class Connection(asyncio.Protocol):
+    """One socket and its session.
+
+    The stamp is the first thing `data_received` does: one reading of the monotonic clock per socket read, taken before
+    any parsing, on every protocol.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session) -> None:
+        self._loop = loop
+        self.session = session
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.settled: asyncio.Future[None] | None = None
+        """Resolved when the stream has ended and the connection is idle again, or gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.session.connected(monotonic_ns())
+        self._transport = cast(asyncio.Transport, transport)
+        self.act()
+
+    def data_received(self, data: bytes) -> None:
+        now = monotonic_ns()
+        if self.session.received(now, data):
+            self.act()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.lost(monotonic_ns(), exc)
+        self._transport = None
+        self.act()
+
+    def failed(self, error: OSError) -> None:
+        """connect() failed."""
+        self.session.lost(monotonic_ns(), error)
+        self.act()
+
+    def act(self) -> None:
+        """Send, close, and report, as the session now asks."""
+        session = self.session
+        transport = self._transport
+        if session.out and transport is not None:
+            out, session.out = session.out, b""
+            session.sending(monotonic_ns())
+            transport.write(out)
+        if session.close and transport is not None:
+            transport.close()
+        record = session.ended
+        if record is not None and (session.idle or session.close) and self.settled is not None:
+            settled, self.settled = self.settled, None
+            self._disarm()
+            if not settled.done():
+                settled.set_result(None)
+        elif record is None and session.deadline_ns != NEVER and self._timer is None:
+            self._arm()
+
+    def _arm(self) -> None:
+        # One timer per stream, moved only when it fires: progress just moves the session's deadline.
+        delay = (self.session.deadline_ns - monotonic_ns()) / NS
+        self._timer = self._loop.call_later(max(delay, 0.001), self._wake)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def expire(self) -> None:
+        """connect() took too long."""
+        self.session.expired(self.session.deadline_ns)
+        self.act()
+
+    def _wake(self) -> None:
+        self._timer = None
+        if self.session.expired(monotonic_ns()):
+            if self._transport is not None:
+                self._transport.abort()
+            self.act()
+        elif self.session.deadline_ns != NEVER:
+            self._arm()
+
+    def hang_up(self) -> None:
+        """Close the connection, in good order when it is idle."""
+        self._disarm()
+        self.session.leave()
+        self.act()

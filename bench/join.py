@@ -1,0 +1,267 @@
+"""The raw logs of driver and server, joined per content chunk: scheduled, written and received side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.alignment import align
+from bench.rawlog import READ, READ_DTYPE, READS_FILE, STREAMS_FILE, StreamRecord
+from bench.record import DICTIONARY, FORMAT, METADATA_KEY, SCHEMA, write_atomically
+from bench.scenario import PRIME, Scenario
+from servers import appendlog
+from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
+from servers.emitter import Schedule, completion_key, schedule
+
+EMISSIONS_FILE = "emissions.bin"
+"""The server's log, beside the driver's."""
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+_NULL = np.iinfo(np.int64).min
+
+
+def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str, Any]) -> None:
+    """Join the raw logs in `folder` and write `target`. Adds `tokens` per phase to `facts`. Raises `OSError`."""
+    records = _read_streams(folder / STREAMS_FILE)
+    table = _join(folder, records, scenario, facts)
+    metadata = {METADATA_KEY: msgspec.json.encode({"format": FORMAT, "trial": facts})}
+    write_atomically(
+        target, lambda path: pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+    )
+
+
+def _read_streams(path: Path) -> list[StreamRecord]:
+    decode = msgspec.json.Decoder(StreamRecord).decode
+    return [decode(line) for line in path.read_bytes().splitlines()]
+
+
+def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: dict[str, Any]) -> pa.Table:
+    schedules = [
+        schedule(scenario.profiles[scenario.phases[r.phase].profile] if r.window else PRIME, r.seed) for r in records
+    ]
+    # Every stream owns as many slots as chunks were scheduled; what the server wrote and the driver read goes there.
+    sizes = np.array([len(s.texts) for s in schedules], dtype=np.int64)
+    bases = np.concatenate(([0], np.cumsum(sizes)))
+    slots = int(bases[-1])
+    due, written, received = (np.full(slots, _NULL) for _ in range(3))
+    read = np.zeros(slots, dtype=np.int32)
+
+    server = _place_emissions(folder / EMISSIONS_FILE, records, bases, due, written)
+    _place_reads(folder / READS_FILE, records, schedules, bases, received, read)
+    flaws = _count_flaws(records, schedules, bases, written)
+
+    owner = np.repeat(np.arange(len(records)), sizes)
+    chunk = np.arange(slots) - np.repeat(bases[:-1], sizes)
+    tokens = np.fromiter((n for s in schedules for n in s.tokens), dtype=np.int32, count=slots)
+    keep = (written != _NULL) | (received != _NULL)
+    _add_facts(facts, records, schedules, owner, tokens, due, received, server)
+
+    bare = np.setdiff1d(np.arange(len(records)), owner[keep])
+    rows = np.concatenate((owner[keep], bare))
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    absent = np.ones(len(bare), dtype=bool)
+
+    def chunk_column(values: Array, kind: pa.DataType, null: Array | None = None) -> pa.Array:
+        kept = np.concatenate((values[keep], np.zeros(len(bare), dtype=values.dtype)))[order]
+        gone = (values == _NULL) if null is None else null
+        mask = np.concatenate((gone[keep], absent))[order]
+        return pa.array(kept, type=kind, mask=mask)
+
+    never = np.zeros(slots, dtype=bool)
+    columns: dict[str, pa.Array] = {
+        "chunk": chunk_column(chunk, pa.int32(), never),
+        "tokens": chunk_column(tokens, pa.int32(), never),
+        "due_ns": chunk_column(due, pa.int64()),
+        "written_ns": chunk_column(written, pa.int64()),
+        "received_ns": chunk_column(received, pa.int64()),
+        "read": chunk_column(read, pa.int32(), received == _NULL),
+    }
+    per_stream = _stream_columns(records, server, flaws)
+    take = pa.array(rows)
+    columns |= {name: array.take(take) for name, array in per_stream.items()}
+    for name in ("block", "trial", "position"):
+        columns[name] = pa.array(np.full(len(rows), facts[name], dtype=np.int32))
+    columns["arm"] = (
+        pa.array([facts["arm"]], pa.string())
+        .dictionary_encode()
+        .cast(DICTIONARY)
+        .take(pa.array(np.zeros(len(rows), dtype=np.int32)))
+    )
+    return pa.table([columns[f.name].cast(f.type) for f in SCHEMA], schema=SCHEMA)
+
+
+@dataclass(slots=True)
+class _Served:
+    """What the server says of one of the driver's streams."""
+
+    taken_up_ns: int | None = None
+    ended_ns: int | None = None
+    reason: str | None = None
+
+
+def _place_emissions(
+    path: Path,
+    records: list[StreamRecord],
+    bases: Array,
+    due: Array,
+    written: Array,
+) -> list[_Served]:
+    """Put the server's stamps into the slots of the streams they belong to; return what it says of each stream."""
+    emissions = np.frombuffer(read_emissions(path), dtype=DTYPE)
+    index = {completion_key(r.completion_id): i for i, r in enumerate(records) if r.completion_id}
+    ordinal = emissions["ordinal"]
+    opened = emissions[ordinal == OPENED]
+    seeds = {int(e["stream"]): int(e["a"]) for e in emissions[ordinal == IDENT]}
+    served = [_Served() for _ in records]
+    owners = np.full(int(emissions["stream"].max()) + 1 if len(emissions) else 0, -1, dtype=np.int64)
+    for entry in opened:
+        number, key = int(entry["stream"]), int(entry["b"])
+        who = index.get((key & 0xFFFFFFFF, seeds.get(number, -1), key >> 32))
+        if who is not None:
+            owners[number] = who
+            served[who].taken_up_ns = int(entry["a"])
+    for entry in emissions[ordinal == CLOSED]:
+        who = int(owners[entry["stream"]])
+        if who >= 0:
+            served[who].ended_ns = int(entry["a"])
+            served[who].reason = Ended(int(entry["b"])).name.lower()
+    tokens = emissions[ordinal < CLOSED]  # the lowest of the marks: all below are chunk ordinals
+    who = owners[tokens["stream"]]
+    size = np.diff(bases)
+    fits = (
+        (who >= 0) & (tokens["ordinal"] < size[np.maximum(who, 0)]) if len(size) else np.zeros(len(tokens), dtype=bool)
+    )
+    at = bases[who[fits]] + tokens["ordinal"][fits]
+    due[at] = tokens["a"][fits]
+    written[at] = tokens["b"][fits]
+    return served
+
+
+def _place_reads(
+    path: Path,
+    records: list[StreamRecord],
+    schedules: Sequence[Schedule],
+    bases: Array,
+    received: Array,
+    read: Array,
+) -> None:
+    """Put the stamp of the read that brought each chunk into the chunk's slot."""
+    reads = np.frombuffer(appendlog.read(path, READ), dtype=READ_DTYPE)
+    reads = reads[np.argsort(reads["stream"], kind="stable")]
+    numbers = np.array([r.stream for r in records], dtype=np.int64)
+    first = np.searchsorted(reads["stream"], numbers, side="left")
+    last = np.searchsorted(reads["stream"], numbers, side="right")
+    for i, record in enumerate(records):
+        mine = reads[first[i] : last[i]]
+        stamps = np.repeat(mine["received_ns"], mine["chunks"])
+        in_read = np.repeat(mine["read"], mine["chunks"])
+        texts = record.text.split("\x1f") if stamps.size else []
+        where = align(schedules[i].texts, texts).places
+        base = bases[i]
+        if where is None:
+            received[base : base + len(stamps)] = stamps
+            read[base : base + len(stamps)] = in_read
+            continue
+        for at, place in enumerate(where[: len(stamps)]):
+            if place >= 0:
+                received[base + place] = stamps[at]
+                read[base + place] = in_read[at]
+
+
+def _count_flaws(
+    records: list[StreamRecord], schedules: Sequence[Schedule], bases: Array, written: Array
+) -> dict[str, list[int]]:
+    """Chunks lost, repeated, reordered and corrupted per stream.
+
+    A complete stream owes its whole schedule; another owes what the server handed over before it ended.
+    """
+    flaws: dict[str, list[int]] = {"lost": [], "repeated": [], "reordered": [], "corrupted": []}
+    for i, record in enumerate(records):
+        texts = record.text.split("\x1f") if record.chunks else []
+        owed = len(schedules[i].texts)
+        if record.outcome != "complete":
+            handed = np.flatnonzero(written[bases[i] : bases[i + 1]] != _NULL)
+            owed = int(handed[-1]) + 1 if handed.size else 0
+        found = align(schedules[i].texts[: max(owed, len(texts) if record.outcome != "complete" else owed)], texts)
+        flaws["lost"].append(max(0, owed - found.matched))
+        flaws["repeated"].append(found.repeated)
+        flaws["reordered"].append(found.reordered)
+        flaws["corrupted"].append(found.corrupted)
+    return flaws
+
+
+def _add_facts(
+    facts: dict[str, Any],
+    records: list[StreamRecord],
+    schedules: Sequence[Schedule],
+    owner: Array,
+    tokens: Array,
+    due: Array,
+    received: Array,
+    server: list[_Served],
+) -> None:
+    """Count the window's tokens per phase, and check that what the server says was due is what the schedule says."""
+    got = np.bincount(owner, weights=np.where(received != _NULL, tokens, 0), minlength=len(records))
+    for phase in facts["phases"].values():
+        phase["tokens"] = 0
+    for i, record in enumerate(records):
+        if record.window and record.phase in facts["phases"]:
+            facts["phases"][record.phase]["tokens"] += int(got[i])
+    taken_up = np.array([s.taken_up_ns if s.taken_up_ns is not None else 0 for s in server], dtype=np.int64)
+    planned = np.fromiter((d for s in schedules for d in s.due_ns), dtype=np.int64, count=len(due))
+    known = due != _NULL
+    shift = due[known] - taken_up[owner[known]] - planned[known]
+    # In lockstep a stream starts at the next step, so all its dues shift by the same wait; nothing else may.
+    low = np.full(len(records), np.iinfo(np.int64).max)
+    high = np.full(len(records), np.iinfo(np.int64).min)
+    np.minimum.at(low, owner[known], shift)
+    np.maximum.at(high, owner[known], shift)
+    facts["schedule_mismatches"] = int(np.count_nonzero(high > low))
+
+
+def _stream_columns(
+    records: list[StreamRecord], server: list[_Served], flaws: dict[str, list[int]]
+) -> dict[str, pa.Array]:
+    """The columns that are one value per stream."""
+
+    def stamp(name: str) -> pa.Array:
+        return pa.array([getattr(r, name) or None for r in records], pa.int64())
+
+    columns = {
+        "phase": pa.array([r.phase for r in records], pa.string()).dictionary_encode(),
+        "outcome": pa.array([r.outcome for r in records], pa.string()).dictionary_encode(),
+        "detail": pa.array([r.detail for r in records], pa.string()),
+        "completion_id": pa.array([r.completion_id or None for r in records], pa.string()),
+        "window": pa.array([r.window for r in records]),
+        "cold": pa.array([r.cold for r in records]),
+        "server_reason": pa.array([s.reason for s in server], pa.string()).dictionary_encode(),
+        "taken_up_ns": pa.array([s.taken_up_ns for s in server], pa.int64()),
+        "server_ended_ns": pa.array([s.ended_ns for s in server], pa.int64()),
+    }
+    for name in ("step", "stream", "ordinal", "seed"):
+        columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
+    for name in ("sent_bytes", "received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes"):
+        columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
+    for name in (
+        "intended_ns",
+        "started_ns",
+        "connected_ns",
+        "ready_ns",
+        "requested_ns",
+        "head_ns",
+        "first_byte_ns",
+        "ended_ns",
+    ):
+        columns[name] = stamp(name)
+    for name, values in flaws.items():
+        columns[name] = pa.array(values, pa.int64())
+    return columns
