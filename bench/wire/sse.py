@@ -58,7 +58,6 @@ class SSEWire:
         self._error_body = b""
         self._stream = EventStream(last_event_id or "")
         self._reply = Reply(stream)
-        self._shape = self._shortcut = None
         return data
 
     def cancel(self, stream: int) -> bytes | None:

@@ -81,7 +81,6 @@ class WebSocketWire:
         if not self.ready:
             raise RuntimeError("the connection is not open, or a request is under way")
         self.ready = False
-        self._shape = self._shortcut = None
         self._reply = Reply(stream)
         self._total = 0
         if last_event_id:

@@ -130,7 +130,7 @@ def read_payloads(payloads: Iterable[bytes]) -> Reading:
         else:
             try:
                 value = json.loads(payload)
-                text = "".join(choice["delta"].get("content") or "" for choice in value.get("choices", ()))
+                text = "".join(choice.get("delta", {}).get("content") or "" for choice in value.get("choices", ()))
             except (ValueError, KeyError, AttributeError, TypeError):
                 faults += 1
                 continue
