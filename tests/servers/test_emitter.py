@@ -83,7 +83,7 @@ def test_golden_tables_on_every_python(python: str) -> None:
 
 
 @given(PROFILE, SEEDS, st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_schedule(profile: Profile, seed: int, choice: int) -> None:
     made = schedule(profile, seed, choice)
     assert made == schedule(profile, seed, choice)
@@ -100,7 +100,7 @@ def test_every_schedule(profile: Profile, seed: int, choice: int) -> None:
 
 
 @given(PROFILE, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_bundling_changes_neither_text_nor_the_time_of_last_tokens(profile: Profile, seed: int) -> None:
     single = schedule(msgspec.structs.replace(profile, bundle=1), seed)
     made = schedule(profile, seed)
@@ -110,7 +110,7 @@ def test_bundling_changes_neither_text_nor_the_time_of_last_tokens(profile: Prof
 
 
 @given(PROFILE, SEEDS, st.integers(1, 80))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_limit_only_cuts(profile: Profile, seed: int, limit: int) -> None:
     whole, cut = schedule(profile, seed), schedule(profile, seed, limit=limit)
     assert sum(cut.tokens) == min(limit, sum(whole.tokens))
