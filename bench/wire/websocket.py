@@ -269,6 +269,10 @@ class WebSocketWire:
         self._closed = True
         self.ready = self._scan = False
         self._shortcut = None
+        # A suspended generator and tracebacks hold the protocol that holds them: cycles for the garbage collector.
+        self._protocol.parser.close()
+        self._protocol.parser_exc = self._protocol.handshake_exc = None
+        self._protocol.events_received()
         self._reply.drain(events)
         events.append(Closed(int(code), reason))
 
@@ -303,6 +307,7 @@ class WebSocketWire:
         )
         if isinstance(error, InvalidStatus):
             response: Response = error.response
+            error.__traceback__ = None  # the response holds the error, too
             outcome, detail = Outcome.HTTP_ERROR, f"{response.status_code}: {api_error(bytes(response.body))}"
             if retry_after := response.headers.get("Retry-After"):
                 detail += f" (retry-after: {retry_after})"

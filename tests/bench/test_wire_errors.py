@@ -1,7 +1,9 @@
 """What goes wrong, protocol by protocol: one outcome, one end, never an exception, whole or byte by byte."""
 
+import gc
 import json
 import re
+import weakref
 
 import pytest
 from websockets.frames import Close, Frame, Opcode
@@ -341,3 +343,26 @@ def test_a_reply_after_an_error_on_the_same_connection() -> None:
     wire.receive(SSE["404 with the API's message"][0])
     wire.request(STREAM, b"{}")
     assert summary(wire.receive(sse_reply(reply("x")))).finished == (("complete", ""),)
+
+
+@pytest.mark.parametrize("case", ["eof", "close frame", "handshake refused"])
+def test_a_closed_wire_leaves_no_cycle(case: str) -> None:
+    """A driver measures with the garbage collector off, and opens a connection for every cold stream."""
+    gc.disable()
+    try:
+        wires: list[SSEWire | WebSocketWire] = [sse_wire(), ws_wire()]
+        wires[0].receive(BEGUN)
+        wires[1].receive(text_frames([ROLE, A]))
+        if case == "close frame":
+            wires[1].receive(frame(CLOSE, b""))
+        elif case == "handshake refused":
+            wires[1] = WebSocketWire("test:80")
+            wires[1].opening()
+            wires[1].receive(HANDSHAKE["401"][0])
+        for wire in wires:
+            wire.eof()
+        inner = [weakref.ref(wires[0]._http), weakref.ref(wires[1]._protocol)]  # type: ignore[union-attr]
+        del wires, wire
+        assert [ref() for ref in inner] == [None, None]
+    finally:
+        gc.enable()
