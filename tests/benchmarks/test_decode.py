@@ -1,9 +1,9 @@
 """What reading one token costs the client, protocol by protocol: the instrument's own share of every measurement.
 
-    taskset -c 1 python -m pytest tests/benchmarks/test_decode.py --benchmark-only --benchmark-columns=min,median
+    taskset -c 1 python -m pytest tests/benchmarks/test_decode.py --benchmark-only -s
 
-Each round reads TOKENS tokens; ``ns_per_token`` in the extra information (and the table's name column in ``-s`` runs)
-is the fastest round divided by that. Compare figures of one run only: a shared machine drifts.
+Each round reads TOKENS tokens; ns per token, printed and kept as ``extra_info``, is the fastest round divided by that.
+Compare figures of one run only: a shared machine drifts.
 """
 
 from __future__ import annotations
