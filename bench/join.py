@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.alignment import align
-from bench.rawlog import READ, READ_DTYPE, READS_FILE, STREAMS_FILE, StreamRecord
+from bench.rawlog import STREAMS_FILE, StreamRecord, content_reads
 from bench.record import DICTIONARY, FORMAT, METADATA_KEY, SCHEMA, write_atomically
 from bench.scenario import PRIME, Scenario
-from servers import appendlog
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
 from servers.emitter import Schedule, completion_key, schedule
 
@@ -55,7 +54,7 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     read = np.zeros(slots, dtype=np.int32)
 
     server = _place_emissions(folder / EMISSIONS_FILE, records, bases, due, written)
-    _place_reads(folder / READS_FILE, records, schedules, bases, received, read)
+    _place_reads(folder, records, schedules, bases, received, read)
     flaws = _count_flaws(records, schedules, bases, written)
 
     owner = np.repeat(np.arange(len(records)), sizes)
@@ -147,24 +146,23 @@ def _place_emissions(
 
 
 def _place_reads(
-    path: Path,
+    folder: Path,
     records: list[StreamRecord],
     schedules: Sequence[Schedule],
     bases: Array,
     received: Array,
     read: Array,
 ) -> None:
-    """Put the stamp of the read that brought each chunk into the chunk's slot."""
-    reads = np.frombuffer(appendlog.read(path, READ), dtype=READ_DTYPE)
-    reads = reads[np.argsort(reads["stream"], kind="stable")]
-    numbers = np.array([r.stream for r in records], dtype=np.int64)
-    first = np.searchsorted(reads["stream"], numbers, side="left")
-    last = np.searchsorted(reads["stream"], numbers, side="right")
-    for i, record in enumerate(records):
-        mine = reads[first[i] : last[i]]
-        stamps = np.repeat(mine["received_ns"], mine["chunks"])
-        in_read = np.repeat(mine["read"], mine["chunks"])
-        texts = record.text.split("\x1f") if stamps.size else []
+    """Put the stamp of the read that brought each chunk into the chunk's slot. Reads are numbered as they are found."""
+    index = {record.stream: i for i, record in enumerate(records)}
+    number = 0
+    for stream, in_stamps, in_counts in content_reads(folder):
+        i = index[stream]
+        counts = np.asarray(in_counts)
+        stamps = np.repeat(np.asarray(in_stamps), counts)
+        in_read = np.repeat(np.arange(number, number + len(counts)), counts)
+        number += len(counts)
+        texts = records[i].text.split("\x1f") if stamps.size else []
         where = align(schedules[i].texts, texts).places
         base = bases[i]
         if where is None:

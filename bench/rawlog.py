@@ -1,23 +1,23 @@
 """What a driver writes while it runs: two append-only files per trial, standard library and msgspec only.
 
-`reads.bin` has one fixed-width record per socket read that brought content; `streams.jsonl` one line per ended stream.
-Both are bounded by what is open: a stream's texts are held until it ends, then written once.
+`streams.jsonl` has one line per ended stream; `reads.bin` one block per ended stream with the stamps of the reads that
+brought its content. What is held in memory is bounded by the streams that are open.
 """
 
 from __future__ import annotations
 
+import struct
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from servers.appendlog import AppendLog
-
-READ = "<IIqII"
-READ_DTYPE = [("stream", "<u4"), ("chunks", "<u4"), ("received_ns", "<i8"), ("read", "<u4"), ("bytes", "<u4")]
-"""Stream, content chunks in the read, stamp taken before parsing, number of the read in the trial, its bytes."""
-
 READS_FILE = "reads.bin"
 STREAMS_FILE = "streams.jsonl"
+
+_BLOCK = struct.Struct("<II")
+"""Stream and number of reads; then as many stamps (int64) and chunk counts (uint32) in the machine's byte order."""
 
 
 class StreamRecord(msgspec.Struct):
@@ -59,20 +59,42 @@ class StreamRecord(msgspec.Struct):
 
 
 class RawLog:
-    """Appends reads and ended streams under `folder`, which must exist. Raises `OSError`."""
+    """Appends ended streams to the files under `folder`, which must exist. Raises `OSError`."""
 
     def __init__(self, folder: Path) -> None:
-        self._reads = AppendLog(folder / READS_FILE, READ)
-        self._streams = open(folder / STREAMS_FILE, "wb", buffering=1 << 16)  # noqa: SIM115 - closed by close()
+        self._reads = open(folder / READS_FILE, "wb", buffering=1 << 16)  # noqa: SIM115 - closed by close()
+        self._streams = open(folder / STREAMS_FILE, "wb", buffering=1 << 16)  # noqa: SIM115
         self._encoder = msgspec.json.Encoder()
-        self.read = self._reads.append
-        """Append one `READ` record."""
 
-    def ended(self, record: StreamRecord) -> None:
-        """Append one stream's record."""
+    def ended(self, record: StreamRecord, stamps_ns: array[int], counts: array[int]) -> None:
+        """Append a stream: its record, and for each read with content its stamp and how many chunks it brought."""
+        self._reads.write(_BLOCK.pack(record.stream, len(stamps_ns)))
+        stamps_ns.tofile(self._reads)
+        counts.tofile(self._reads)
         self._streams.write(self._encoder.encode(record) + b"\n")
+
+    def flush(self) -> None:
+        """Hand to the system what is buffered, so that `content_reads` sees it."""
+        self._reads.flush()
 
     def close(self) -> None:
         """Flush and close both files."""
         self._reads.close()
         self._streams.close()
+
+
+def content_reads(folder: Path) -> Iterator[tuple[int, array[int], array[int]]]:
+    """Yield stream, stamps (ns) and chunks per read of every stream whose block is whole. Raises `OSError`."""
+    data = (folder / READS_FILE).read_bytes()
+    at = 0
+    while at + _BLOCK.size <= len(data):
+        stream, reads = _BLOCK.unpack_from(data, at)
+        stamps, counts = array("q"), array("I")
+        middle = at + _BLOCK.size + reads * stamps.itemsize
+        end = middle + reads * counts.itemsize
+        if end > len(data):
+            return
+        stamps.frombytes(data[at + _BLOCK.size : middle])
+        counts.frombytes(data[middle:end])
+        yield stream, stamps, counts
+        at = end

@@ -7,6 +7,8 @@ protocol: bytes become events in `bench.wire`.
 
 from __future__ import annotations
 
+from array import array
+
 from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import Timeouts
 from bench.wire.events import NO_STREAM, SEPARATOR, Accepted, Closed, Content, Finished, Identified, Idle, Outcome, Wire
@@ -17,13 +19,11 @@ NEVER = 2**63 - 1
 class Counters:
     """What all sessions of a trial count together."""
 
-    __slots__ = ("chunks", "reads")
+    __slots__ = ("chunks",)
 
     def __init__(self) -> None:
-        self.reads = 0
-        """Socket reads."""
         self.chunks = 0
-        """Content chunks."""
+        """Content chunks received."""
 
 
 class Session:
@@ -37,17 +37,19 @@ class Session:
         "_asking",
         "_body",
         "_counters",
+        "_counts",
+        "_deadline_ns",
         "_expiring",
         "_gap_ns",
         "_log",
         "_record",
-        "_text",
+        "_stamps",
+        "_texts",
         "_timeouts",
         "_total_deadline_ns",
         "_wire",
         "alive",
         "close",
-        "deadline_ns",
         "ended",
         "idle",
         "out",
@@ -62,10 +64,12 @@ class Session:
         self._record: StreamRecord | None = None
         self._body = b""
         self._asking = False
-        self._text = bytearray()
+        self._texts: list[bytes] = []
+        self._stamps = array("q")
+        self._counts = array("I")
         self._expiring = ""
         self._total_deadline_ns = NEVER
-        self.deadline_ns = NEVER
+        self._deadline_ns = NEVER
         self.out = b""
         self.close = False
         self.idle = False
@@ -78,7 +82,9 @@ class Session:
         """Start a stream with this request body: at once on an idle connection, else as soon as the wire is ready."""
         self._record = record
         self._body = body
-        self._text.clear()
+        self._texts = []
+        self._stamps = array("q")
+        self._counts = array("I")
         self.ended = None
         if self.idle:
             self.idle = False
@@ -131,30 +137,21 @@ class Session:
 
     def received(self, now_ns: int, data: bytes) -> bool:
         """Bytes came, stamped before this call. Return True when there is more to do than to read on."""
+        record, wire = self._record, self._wire
         attend = False
-        record = self._record
         if record is not None and not record.first_byte_ns and record.requested_ns:
             record.first_byte_ns = now_ns
-        counters = self._counters
-        counters.reads += 1
-        for event in self._wire.receive(data):
-            if type(event) is Content:
-                if record is not None and event.stream == record.stream:
-                    if not record.chunks:
-                        record.first_content_ns = now_ns
-                    record.chunks += event.chunks
-                    counters.chunks += event.chunks
-                    record.last_content_ns = now_ns
-                    self._text += event.text
-                    self._text += SEPARATOR
-                    self._log.read(record.stream, event.chunks, now_ns, counters.reads, len(data))
-                    deadline = now_ns + self._gap_ns
-                    self.deadline_ns = deadline if deadline < self._total_deadline_ns else self._total_deadline_ns
-                    self._expiring = "gap"
-            else:
+        for event in wire.receive(data):
+            if type(event) is not Content:
                 self._event(now_ns, event)
                 attend = True
-        out = self._wire.to_send()
+            elif record is not None and event.stream == record.stream:
+                # Once per token: appends and nothing else. What can be derived is derived when the stream ends.
+                self._stamps.append(now_ns)
+                self._counts.append(event.chunks)
+                self._texts.append(event.text)
+                self._counters.chunks += event.chunks
+        out = wire.to_send()
         if out:
             self.out += out
             attend = True
@@ -176,22 +173,31 @@ class Session:
         if now_ns < self.deadline_ns:
             return False
         if self._record is not None:
-            what = "total" if now_ns >= self._total_deadline_ns else self._expiring
+            waiting_for = "gap" if self._stamps else self._expiring
+            what = "total" if now_ns >= self._total_deadline_ns else waiting_for
             self._end(now_ns, Outcome.TIMED_OUT, what)
         self._shut()
         return True
+
+    @property
+    def deadline_ns(self) -> int:
+        """When to call `expired`; it moves away while tokens come, so ask again then."""
+        if not self._stamps or self._record is None:
+            return self._deadline_ns
+        # Worked out when asked, a few times a stream, and not at every token.
+        return min(self._stamps[-1] + self._gap_ns, self._total_deadline_ns)
 
     # Inside.
 
     def _expect(self, now_ns: int, seconds: float, what: str) -> None:
         self._expiring = what
-        self.deadline_ns = min(now_ns + int(seconds * 1e9), self._total_deadline_ns)
+        self._deadline_ns = min(now_ns + int(seconds * 1e9), self._total_deadline_ns)
 
     def _opened(self, now_ns: int) -> None:
         record = self._record
         if record is None:
             self.idle = True
-            self.deadline_ns = NEVER
+            self._deadline_ns = NEVER
         else:
             record.ready_ns = now_ns
             self._request(record)
@@ -219,7 +225,7 @@ class Session:
             case Idle():
                 self.idle = self.alive and record is None
                 if self.idle:
-                    self.deadline_ns = NEVER
+                    self._deadline_ns = NEVER
             case Closed():
                 if record is not None:
                     self._end(now_ns, Outcome.TRUNCATED, f"closed {event.code} {event.reason}".rstrip())
@@ -244,18 +250,21 @@ class Session:
         record.payload_bytes = sizes.payload_bytes
         record.content_bytes = sizes.content_bytes
         record.text_bytes = sizes.text_bytes
-        record.text = self._text[:-1].decode("utf-8", "replace")
+        record.chunks = sum(self._counts)
+        if self._stamps:
+            record.first_content_ns, record.last_content_ns = self._stamps[0], self._stamps[-1]
+        record.text = SEPARATOR.join(self._texts).decode("utf-8", "replace")
         self.ended = record
         # A connection whose reply does not come to its end is no use to the next stream.
         self._total_deadline_ns = NEVER
         self._expect(now_ns, self._timeouts.head_s, "idle")
-        self._log.ended(record)
+        self._log.ended(record, self._stamps, self._counts)
 
     def _shut(self) -> None:
         self.alive = False
         self.idle = False
         self.close = True
-        self.deadline_ns = NEVER
+        self._deadline_ns = NEVER
 
 
 def _words(error: BaseException | None) -> str:

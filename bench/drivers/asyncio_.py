@@ -14,6 +14,7 @@ import platform
 import signal
 import statistics
 import sys
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -32,9 +33,8 @@ from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import PRIME, PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
 from bench.usage import cpu_ns, rss_bytes
-from bench.wire import WIRES
+from bench.wire import make_wire
 from bench.wire.events import Outcome, Wire
-from bench.wire.websocket import WebSocketWire
 from servers.pacing import Pacer, set_timer_slack
 
 API_KEY = "sk-tokenwire-benchmark"
@@ -158,10 +158,8 @@ class Driver:
 
     def _wire(self) -> Wire:
         plan = self._plan
-        host = f"{plan.host}:{plan.port}"
-        if plan.compression:
-            return WebSocketWire(host, api_key=API_KEY, compression=True)
-        return WIRES[plan.scenario.arms[plan.arm].protocol](host, api_key=API_KEY)
+        protocol = plan.scenario.arms[plan.arm].protocol
+        return make_wire(protocol, f"{plan.host}:{plan.port}", API_KEY, plan.compression)
 
     async def _connect(self, connection: Connection) -> None:
         connection.session.connecting(monotonic_ns())
@@ -231,7 +229,7 @@ class Driver:
         record.outcome = DROPPED
         record.detail = f"{len(self._busy)} streams were open"
         record.ended_ns = monotonic_ns()
-        self._log.ended(record)
+        self._log.ended(record, array("q"), array("I"))
 
     async def _steps(self, load: Steps) -> None:
         total = PhaseFacts()
@@ -242,6 +240,7 @@ class Driver:
             self._facts = PhaseFacts()
             ended = await self._closed(closed, step=users)
             self._hang_up_pool()
+            self._log.flush()
             p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._profiles[load.profile])
             within = p99 <= load.limit_ms * 1e6 and all(record.outcome == Outcome.COMPLETE for record in ended)
             total = merged(total, self._facts)

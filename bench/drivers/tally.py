@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.rawlog import READ, READS_FILE, StreamRecord
-from servers import appendlog
+from bench.rawlog import StreamRecord, content_reads
 from servers.emitter import Profile, schedule
 
 
@@ -17,12 +14,13 @@ def p99_gap_excess_ns(folder: Path, records: Sequence[StreamRecord], profile: Pr
 
     By nearest rank, so that it is one of the gaps measured.
     """
-    stamps: dict[int, list[int]] = defaultdict(list)
-    for stream, chunks, received_ns, _, _ in struct.iter_unpack(READ, appendlog.read(folder / READS_FILE, READ)):
-        stamps[stream].extend([received_ns] * chunks)
+    seeds = {record.stream: record.seed for record in records}
     excess: list[int] = []
-    for record in records:
-        received, due = stamps[record.stream], schedule(profile, record.seed).due_ns
+    for stream, stamps, counts in content_reads(folder):
+        if stream not in seeds:
+            continue
+        received = [stamp for stamp, chunks in zip(stamps, counts, strict=True) for _ in range(chunks)]
+        due = schedule(profile, seeds[stream]).due_ns
         excess.extend(
             (b - a) - (due_b - due_a) for a, b, due_a, due_b in zip(received, received[1:], due, due[1:], strict=False)
         )

@@ -12,10 +12,12 @@ WIRES: Final[dict[str, type[SSEWire] | type[WebSocketWire]]] = {"sse": SSEWire, 
 """Protocol name -> the class of one connection."""
 
 
-def make_wire(protocol: str, host: str, compression: bool = False) -> Wire:
+def make_wire(protocol: str, host: str, api_key: str = "", compression: bool = False) -> Wire:
     """A wire half for one connection to ``host`` ("127.0.0.1:8080"). Raises KeyError for an unknown protocol.
 
     Only WebSocket negotiates compression; an SSE request asks for none, and a compressed reply is a protocol error.
     """
     wire = WIRES[protocol]
-    return wire(host, compression=compression) if wire is WebSocketWire else wire(host)
+    if wire is WebSocketWire:
+        return wire(host, api_key=api_key, compression=compression)
+    return wire(host, api_key=api_key)

@@ -21,16 +21,16 @@ class EventShape:
     optional space, a line without line ends (a JSON string has none inside), and an empty line as exactly one event.
     """
 
-    __slots__ = ("_after", "_around", "_before", "_first", "_last", "_most", "prefix")
+    __slots__ = ("_first", "_last", "_most", "after", "around", "before", "prefix")
 
     def __init__(self, reply: Reply, body: bytes) -> None:
         lead = b"data: " if body.startswith(b"data: ") else b"data:"
         blank = b"\r\n\r\n" if body.endswith(b"\r\n\r\n") else b"\n\n"
         self.prefix = reply.prefix
-        self._before, self._after = lead + reply.prefix, reply.suffix + blank
-        self._first, self._last = len(self._before), -len(self._after)
-        self._around = len(lead) + len(blank)
-        self._most = len(self._before) + MEMO_TEXT_BYTES + len(self._after)
+        self.before, self.after = lead + reply.prefix, reply.suffix + blank
+        self._first, self._last = len(self.before), -len(self.after)
+        self.around = len(lead) + len(blank)
+        self._most = len(self.before) + MEMO_TEXT_BYTES + len(self.after)
 
     def one(self, body: bytes, reply: Reply) -> bytes | None:
         """The text, if the body is one content chunk with a known text; it is then counted."""
@@ -38,16 +38,16 @@ class EventShape:
             return None
         raw = body[self._first : self._last]
         text = known(raw)
-        if text is None or self._before + raw + self._after != body:
+        if text is None or self.before + raw + self.after != body:
             return None
         reply.chunks += 1
         reply.text_bytes += len(text)
-        reply.content_bytes += len(body) - self._around
+        reply.content_bytes += len(body) - self.around
         return text
 
     def run(self, bodies: list[bytes], reply: Reply) -> int:
         """Take the bodies up to the first that is not a content chunk; return how many."""
-        before, after = self._before, self._after
+        before, after = self.before, self.after
         first, last = self._first, self._last
         raws = [body[first:last] for body in bodies]
         texts = list(map(known, raws))
@@ -64,8 +64,42 @@ class EventShape:
         if not raws or joined != before + (after + before).join(raws) + after:
             return 0
         reply.texts += texts  # type: ignore[arg-type]  # no None is left
-        reply.content_bytes += len(joined) - len(raws) * self._around
+        reply.content_bytes += len(joined) - len(raws) * self.around
         return len(raws)
+
+
+class ChunkShape(dict[int, bytes]):
+    """A content chunk as a whole HTTP chunk in a read of its own: hexadecimal size, event, line ends (RFC 9112, 7.1).
+
+    Only for a body whose HTTP parser stands between two HTTP chunks: then it need not see this one at all. As a dict:
+    bytes of such a read -> what it must begin with.
+    """
+
+    __slots__ = ("_around", "_before", "_last", "_tail")
+
+    def __init__(self, shape: EventShape) -> None:
+        self._before, self._tail = shape.before, shape.after + b"\r\n"
+        self._last = -len(self._tail)
+        self._around = shape.around
+
+    def __missing__(self, size: int) -> bytes:
+        digits = 1
+        while digits < len(b"%x" % max(0, size - 4 - digits)):
+            digits += 1
+        head = self[size] = b"%x\r\n%b" % (max(0, size - 4 - digits), self._before)
+        return head
+
+    def one(self, data: bytes, reply: Reply) -> bytes | None:
+        """The text, if the data is one content chunk with a known text; it is then counted."""
+        head = self[len(data)]
+        raw = data[len(head) : self._last]
+        text = known(raw)
+        if text is None or head + raw + self._tail != data:
+            return None
+        reply.chunks += 1
+        reply.text_bytes += len(text)
+        reply.content_bytes += len(self._before) + len(raw) - self._last - 2 - self._around
+        return text
 
 
 class FrameShape(dict[int, bytes]):

@@ -127,7 +127,11 @@ ONE = Closed(profile="p", connections="cold", users=1, turns=1)
         (replying(HEAD, then="wait"), "timed_out", "first"),
         (replying(HEAD, CHUNK, then="wait"), "timed_out", "gap"),
         (replying(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), "http_error", "503"),
-        (replying(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi"), "protocol_error", "text/html"),
+        (
+            replying(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi"),
+            "protocol_error",
+            "text/html",
+        ),
         (replying(b"\x16\x03\x01 this is no HTTP\r\n\r\n"), "protocol_error", ""),
     ],
     ids=["complete", "cut", "reset", "silent", "head-only", "stall", "503", "html", "garbage"],
@@ -171,7 +175,9 @@ def test_warm_connections_are_primed_and_reused(tmp_path: Path) -> None:
     assert len(counted) == 12
     assert not any(record.cold for record in counted)
     assert all(record.started_ns == record.requested_ns > 0 for record in counted)
-    assert all(record.started_ns >= drive.facts.window_start_ns >= max(p.ended_ns for p in primed) for record in counted)
+    assert all(
+        record.started_ns >= drive.facts.window_start_ns >= max(p.ended_ns for p in primed) for record in counted
+    )
     assert sorted(record.ordinal for record in counted) == list(range(12))
 
 

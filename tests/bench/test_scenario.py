@@ -72,15 +72,17 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             "allowed: cold, chat, firehose",
         ),
         ("phases.chat.load=opne", "duel.toml: phases.chat.load = 'opne': allowed: 'closed', 'open', 'steps'"),
-        ("arms.sse-aiohttp.protocol=http", "duel.toml: arms.sse-aiohttp.protocol = 'http': allowed: 'sse', 'websocket'"),
+        (
+            "arms.sse-aiohttp.protocol=http",
+            "duel.toml: arms.sse-aiohttp.protocol = 'http': allowed: 'sse', 'websocket'",
+        ),
         (
             "arms.sse-aiohttp.stack=websockets",
             "duel.toml: arms.sse-aiohttp: stack 'websockets' does not offer protocol 'sse'; it offers 'websocket'",
         ),
         (
             "profiles.chat.gap.dist=normal",
-            "duel.toml: profiles.chat.gap.dist = 'normal': "
-            "allowed: 'constant', 'exponential', 'lognormal', 'bursty'",
+            "duel.toml: profiles.chat.gap.dist = 'normal': allowed: 'constant', 'exponential', 'lognormal', 'bursty'",
         ),
         ("profiles.chat.gap=3", "duel.toml: profiles.chat.gap = 3: expected a table [...], got int"),
         ("profiles.short.first.ms=nan", "duel.toml: profiles.short.first: ms must be a non-negative number, not nan"),

@@ -149,7 +149,9 @@ def small_scenario(*more: str) -> Scenario:
     return load("duel", [*SMALL, *more])
 
 
-def test_a_server_that_cannot_start_fails_the_trial_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_start_fails_the_trial_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.trial.server_settings", lambda *_: {"loop": "trio"})
     with pytest.raises(TrialError, match=r"the server ended at its start with exit code 2: .*loop") as caught:
         run_trial(small_scenario(), 1, Place("sse-aiohttp", 1, 1, 1), tmp_path, None, lambda _: None)
@@ -242,7 +244,10 @@ def test_a_killed_run_is_still_reported(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "dual"], "tokenwire: dual: no such scenario or file; did you mean 'duel'? "),
-        (["run", "duel", "--set", "phases.chat.users=-1"], "tokenwire: duel.toml: phases.chat.users = -1: expected int"),
+        (
+            ["run", "duel", "--set", "phases.chat.users=-1"],
+            "tokenwire: duel.toml: phases.chat.users = -1: expected int",
+        ),
         (["report", "/nonexistent"], "tokenwire: /nonexistent: no run here"),
     ],
 )
