@@ -1,4 +1,4 @@
-"""The asyncio driver as a process, against servers that behave and servers that do not: one record per stream, always."""
+"""The asyncio driver as a process, against servers that behave and servers that do not: always one record a stream."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_killing_a_process_leaves_finished_trials_and_no_orphans(tmp_path: Path,
     class Killer(Silent):
         killed = False
 
-        def heard(self, said: Any) -> None:
+        def heard(self, _said: Any) -> None:
             if len(self.done) == 1 and not self.killed:  # in the second trial, as soon as the driver speaks
                 self.killed = True
                 for child in psutil.Process().children():
