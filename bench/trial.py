@@ -28,6 +28,8 @@ READY_S = 20.0
 """A server that has not said "ready" by then has failed."""
 SILENCE_S = 30.0
 """A driver says something twice a second; one that is silent for this long has failed."""
+WARM_UP_STREAMS = 20
+"""Enough for a fresh server to have loaded what its first requests load; some of those take 10 ms longer."""
 STOP_S = 5.0
 """From SIGTERM to SIGKILL."""
 
@@ -95,6 +97,7 @@ def run_trial(
             server_pid=server.pid,
             seed=seed,
             folder=str(raw),
+            warm_up=WARM_UP_STREAMS,
             compression=ready["settings"]["compression"][arm.protocol],
             cpus=cores.driver if cores else None,
         )

@@ -19,6 +19,8 @@ class Plan(msgspec.Struct):
     """The run's: the seeds of all streams derive from it, the same on every arm."""
     folder: str
     """Where the raw logs go; exists."""
+    warm_up: int
+    """Streams of one token to have before the first phase, one after another, each on a connection of its own."""
     compression: bool
     """Offer permessage-deflate."""
     cpus: list[int] | None = None

@@ -16,6 +16,9 @@ NO_VERDICT = (
     "ranges that do or do not overlap are not a test."
 )
 
+LATE_SHARE = 0.01
+"""Of all starts; when more are late, that is said before anything else."""
+
 
 class Finding(NamedTuple):
     """A sentence or two, and what they are about. `grave` ones concern the trust in all else and come first."""
@@ -59,18 +62,19 @@ def _trust(summary: Summary) -> list[Finding]:
         ]
         if defects:
             found.append(f"{where}: chunks of content {listed(defects)}.")
-        if account.starts_late or account.dropped:
-            found.append(
-                f"{where}: the driver started {count(account.starts_late, 'stream')} more than 1 ms late and dropped "
-                f"{account.dropped}, of {account.starts}: the load was not quite what was asked for."
-            )
+    starts, late, dropped = (sum(getattr(a, f) for a in summary.accounts) for f in ("starts", "starts_late", "dropped"))
+    punctuality = f"Of {count(starts, 'start')} {late} came more than 1 ms late and {dropped or 'none'} " + (
+        "was dropped." if dropped == 1 else "were dropped."
+    )
+    if dropped or late > LATE_SHARE * starts:
+        found.append(f"{punctuality} The driver did not offer quite the load that was asked for.")
     if found:
         return [Finding(text, grave=True) for text in found]
     streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
     return [
         Finding(
             f"All {count(streams, 'stream')} are complete and all {count(tokens, 'token')} are accounted for: none "
-            "lost, repeated, out of order or altered. No start was late or dropped."
+            f"lost, repeated, out of order or altered. {punctuality}"
         )
     ]
 

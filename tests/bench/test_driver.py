@@ -41,7 +41,9 @@ def plan(folder: Path, port: int, phase: AnyPhase, protocol: str = "sse", timeou
         phases={"phase": phase},
         timeouts=timeouts,
     )
-    return Plan(scenario, "arm", "127.0.0.1", port, os.getpid(), seed=1, folder=str(folder), compression=False)
+    return Plan(
+        scenario, "arm", "127.0.0.1", port, os.getpid(), seed=1, folder=str(folder), warm_up=0, compression=False
+    )
 
 
 async def drive(made: Plan, during: Callable[[asyncio.subprocess.Process], Awaitable[None]] | None = None) -> Drive:

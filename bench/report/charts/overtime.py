@@ -51,7 +51,7 @@ def _draw(summary: Summary, courses: _Courses, figure: Figure) -> None:
     all_axes = figure.subplots(len(_PANELS), 1, sharex=True)
     for axes, (measure, title) in zip(all_axes, _PANELS, strict=True):
         seen: list[float] = []
-        ends: dict[str, list[float]] = {}
+        ends: dict[str, list[tuple[float, float]]] = {}
         for arm, course in courses.get(measure, {}).items():
             for name, values, width in (("median", course.p50, 1.9), ("p99", course.p99, 0.9)):
                 values = np.maximum(values, _FLOOR_MS)
@@ -59,12 +59,14 @@ def _draw(summary: Summary, courses: _Courses, figure: Figure) -> None:
                 if known.any():
                     axes.plot(course.seconds, values, color=look[arm].colour, linestyle=look[arm].line, linewidth=width)
                     seen += [float(values[known].min()), float(values[known].max())]
-                    ends.setdefault(name, []).append(float(values[known][-1]))
+                    ends.setdefault(name, []).append((float(course.seconds[known][-1]), float(values[known][-1])))
         if seen:
             log_axis(axes, "y", min(seen) / 1.3, max(seen) * 1.3, least=10)
-        for name, values_at_end in ends.items():
+        for name, last in ends.items():
+            # Where the curves end: the two kinds need not end together.
+            where = (max(x for x, _ in last), float(np.exp(np.mean([np.log(y) for _, y in last]))))
             axes.annotate(
-                name, (1.0, float(np.exp(np.mean(np.log(values_at_end))))), xycoords=("axes fraction", "data"),
+                name, where,
                 xytext=(3, 0), textcoords="offset points", va="center", fontsize=9, color=MUTED, annotation_clip=False,
             )  # fmt: skip
         axes.set_title(title, loc="left", fontsize=10)
