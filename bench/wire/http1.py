@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -17,6 +18,37 @@ def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
     if any(c in line for line in lines for c in "\r\n\0"):
         raise ValueError("a header field must not contain a line end")
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+
+
+_STATUS_101 = re.compile(rb"HTTP/1\.1 101 [ -~]*\r\n")
+_FIELD = re.compile(rb"([!#-'*+.^-z|~0-9A-Z-]+):[ \t]*([!-~](?:[ -~]*[!-~])?)?[ \t]*\r\n")
+_PLAIN_HEAD = 2048
+"""Bytes; a longer head is for the full parser."""
+
+
+def accepts_plainly(head: bytes, accept: bytes) -> bool:
+    """Whether a whole reply head accepts a WebSocket handshake (RFC 6455 section 4.1) and negotiates nothing.
+
+    True only for a head that no parser could read otherwise: each field once, on one line, in visible ASCII. False says
+    nothing: it is for the full parser to tell why.
+    """
+    line = _STATUS_101.match(head)
+    if line is None or len(head) > _PLAIN_HEAD:
+        return False
+    fields: dict[bytes, bytes] = {}
+    at = line.end()
+    while at < len(head) - 2:
+        field = _FIELD.match(head, at)
+        if field is None or field[1].lower() in fields:
+            return False
+        fields[field[1].lower()] = field[2] or b""
+        at = field.end()
+    return (
+        fields.get(b"sec-websocket-accept") == accept
+        and fields.get(b"upgrade", b"").lower() == b"websocket"
+        and fields.get(b"connection", b"").lower() == b"upgrade"
+        and not fields.keys() & {b"sec-websocket-extensions", b"sec-websocket-protocol"}
+    )
 
 
 class HTTPReply:

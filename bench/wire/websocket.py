@@ -5,6 +5,9 @@ protocol of ``websockets``. It needs several microseconds for a frame, which wou
 only, so the common frame is read here: final, text, unmasked, no reserved bit, length of 7 or 16 bits, all of it at
 hand, and no fragmented message under way. RFC 6455 leaves no two readings of such a frame (section 5.2). Frames are
 handed over one by one, so the two readers can alternate at any frame.
+
+The same goes for the 101: parsing it in full takes longer than the whole rest of a short stream, on this arm only and
+between connecting and asking. A head that plainly accepts is judged here; the full parser reads it when it is needed.
 """
 
 from __future__ import annotations
@@ -19,15 +22,21 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
+from websockets.utils import accept_key
 
 from bench.wire.chat_completions import PATH, Reply, api_error, no_reply
 from bench.wire.events import MAX_MESSAGE, NO_STREAM, Accepted, Closed, Content, Event, Finished, Idle, Outcome, Sizes
-from bench.wire.http1 import HEAD_END
+from bench.wire.http1 import HEAD_END, accepts_plainly
 from bench.wire.shortcut import FrameShape
 
 FINAL_TEXT = 0x81
 LENGTH_16 = 126
 CANCEL = b'{"type":"cancel"}'
+
+
+def text_frame(message: bytes) -> bytes:
+    """A message in one masked frame (section 5.3)."""
+    return Frame(Opcode.TEXT, message).serialize(mask=True)
 
 
 class WebSocketWire:
@@ -47,7 +56,14 @@ class WebSocketWire:
     ) -> None:
         extensions = [ClientPerMessageDeflateFactory(client_max_window_bits=True)] if compression else None
         self._protocol = ClientProtocol(parse_uri(f"ws://{host}{path}"), extensions=extensions, max_size=MAX_MESSAGE)
-        self._fields = [*([("Authorization", f"Bearer {api_key}")] if api_key else []), *headers]
+        # Made before the clock of a stream starts, like the head of an SSE request.
+        request = self._protocol.connect()
+        for name, value in [*([("Authorization", f"Bearer {api_key}")] if api_key else []), *headers]:
+            request.headers[name] = value
+        self._protocol.send_request(request)
+        self._opening = self.to_send()
+        self._accept = accept_key(request.headers["Sec-WebSocket-Key"]).encode()
+        self._unread_head = b""  # a 101 that the full parser has not been given yet
         self.ready = False
         self.last_event_id = ""  # a client counts the chunks: WebSocket messages carry no id
         self.retry_ms: int | None = None
@@ -67,14 +83,9 @@ class WebSocketWire:
     # What goes out.
 
     def opening(self) -> bytes:
-        """The opening handshake (section 4.1). Raises ValueError for a line end in a header field."""
-        request = self._protocol.connect()
-        for name, value in self._fields:
-            request.headers[name] = value
-        self._protocol.send_request(request)
-        data = self.to_send()
-        self._opening_sent = len(data)
-        return data
+        """The opening handshake (section 4.1)."""
+        self._opening_sent = len(self._opening)
+        return self._opening
 
     def request(self, stream: int, body: bytes, last_event_id: str | None = None) -> bytes:
         """The request as one text message; ``last_event_id`` goes into it. Raises RuntimeError unless ``ready``."""
@@ -87,8 +98,7 @@ class WebSocketWire:
             members = body.strip()[1:-1]
             comma = b"," if members.strip() else b""
             body = b'{%b%b"last_event_id":%b}' % (members, comma, msgspec.json.encode(last_event_id))
-        self._protocol.send_text(body)
-        data = self.to_send()
+        data = text_frame(body)
         self._sent = len(data)
         return data
 
@@ -97,14 +107,13 @@ class WebSocketWire:
         if stream != self._reply.stream or self._reply.ended or self._closed:
             return b""
         self._reply.cancelled = True
-        self._protocol.send_text(CANCEL)
-        data = self.to_send()
+        data = text_frame(CANCEL)
         self._sent += len(data)
         return data
 
     def close(self) -> bytes:
         """A close frame (section 5.5.1)."""
-        if self._protocol.state is State.OPEN:
+        if self._settled().state is State.OPEN:
             self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
         self.ready = False
         return self.to_send()
@@ -137,7 +146,7 @@ class WebSocketWire:
         reply.drain(events)
         shape = self._current_shape(reply)
         self._shortcut = shape if self._scan and not self._rest else None
-        if reply.ended and not (self.ready or self._closed) and self._protocol.state is State.OPEN:
+        if reply.ended and not (self.ready or self._closed) and self._is_open():
             self.ready = True
             events.append(Idle())
         return events
@@ -147,7 +156,7 @@ class WebSocketWire:
         events: list[Event] = []
         if self._closed:
             return events
-        self._protocol.receive_eof()
+        self._settled().receive_eof()
         if self._handshake:
             self._refused(events, at_eof=True)
         else:
@@ -229,7 +238,7 @@ class WebSocketWire:
         return data
 
     def _to_full_parser(self, data: bytes, events: list[Event]) -> None:
-        protocol = self._protocol
+        protocol = self._settled()
         protocol.receive_data(data)
         for frame in protocol.events_received():
             if isinstance(frame, Frame) and not self._closed:
@@ -261,7 +270,7 @@ class WebSocketWire:
             self._fail(CloseCode.INVALID_DATA, f"a text message that is not UTF-8: {error.reason}", events)
 
     def _fail(self, code: CloseCode, detail: str, events: list[Event]) -> None:
-        self._protocol.fail(code, detail)
+        self._settled().fail(code, detail)
         self._reply.finish(Outcome.PROTOCOL_ERROR, detail)
         self._close(code, detail, events)
 
@@ -280,6 +289,12 @@ class WebSocketWire:
 
     def _receive_handshake(self, data: bytes, events: list[Event]) -> bytes:
         """Give the full parser the head of the reply and no more, so that frames behind it can be read here."""
+        head, blank, rest = data.partition(HEAD_END)
+        if blank and not self._opening_bytes and accepts_plainly(head + blank, self._accept):
+            self._unread_head = head + blank
+            self._opening_bytes = len(self._unread_head)
+            self._opened(events)
+            return rest
         while data and self._handshake and not self._closed:
             window = self._head_tail + data
             end = -1 if self._head_read else window.find(HEAD_END)
@@ -293,11 +308,25 @@ class WebSocketWire:
                 self._refused(events, at_eof=False)
             elif self._protocol.state is State.OPEN:
                 self._protocol.events_received()  # the head
-                self._handshake = False
-                self._scan = not self._protocol.extensions
-                self.ready = True
-                events += (Accepted(101), Idle())
+                self._opened(events)
         return data
+
+    def _opened(self, events: list[Event]) -> None:
+        self._handshake = False
+        self._scan = not self._protocol.extensions
+        self.ready = True
+        events += (Accepted(101), Idle())
+
+    def _is_open(self) -> bool:
+        return bool(self._unread_head) or self._protocol.state is State.OPEN
+
+    def _settled(self) -> ClientProtocol:
+        """The full parser, having read all that it has to before it is used."""
+        if self._unread_head:
+            head, self._unread_head = self._unread_head, b""
+            self._protocol.receive_data(head)
+            self._protocol.events_received()
+        return self._protocol
 
     def _refused(self, events: list[Event], *, at_eof: bool) -> None:
         error = self._protocol.handshake_exc
