@@ -71,8 +71,9 @@ class Progress:
     def ended(self, place: Place) -> None:
         """A trial is on disk."""
         self._done += 1
+        took = time.monotonic() - self._trial_began
+        self._trial_began = time.monotonic()
         if self._live is None:
-            took = time.monotonic() - self._trial_began
             ttft = f", median TTFT {self._tick.ttft_ms:.2f} ms" if self._tick and self._tick.ttft_ms is not None else ""
             print(
                 f"trial {self._done}/{self._trials}  block {place.block}  {place.arm}  {took:.1f} s{ttft}"
@@ -92,7 +93,9 @@ class Progress:
     def _left(self) -> str:
         if not self._done:
             return "?"
-        seconds = (time.monotonic() - self._began) / self._done * (self._trials - self._done)
+        now = time.monotonic()
+        each = (self._trial_began - self._began) / self._done
+        seconds = max(0.0, each * (self._trials - self._done) - (now - self._trial_began))
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _draw(self) -> None:

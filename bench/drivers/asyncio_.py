@@ -201,8 +201,8 @@ class Driver:
         end_ns = NEVER if load.duration_s is None else start_ns + int(load.duration_s * NS)
         intended = start_ns + offset
         turns = itertools.count() if load.turns is None else range(load.turns)
+        await self._pacer.until(intended)
         for turn in turns:
-            await self._pacer.until(intended)
             if intended >= end_ns or self.stopped:
                 break
             record = self._record(turn * load.users + user, intended, step)
@@ -210,6 +210,8 @@ class Driver:
             ended.append(record)
             pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
             intended = monotonic_ns() + int(pause_s * NS)
+            if pause_s:
+                await self._pacer.until(intended)
 
     async def _open(self, load: Open) -> None:
         await self._prime(load.pool)
