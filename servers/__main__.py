@@ -120,6 +120,10 @@ async def _serve(stack_name: str, stack: Stack, settings: Settings, log: Emissio
     gc.collect()
     gc.freeze()
     print(_ready_line(stack_name, stack, service, listener).decode(), flush=True)
+    if sys.stderr.isatty():
+        host, port = listener.getsockname()[:2]
+        models = ", ".join(settings.profiles)
+        print(f"OpenAI-compatible at http://{host}:{port}/v1; models: {models}. Ctrl-C stops.", file=sys.stderr)
     await told_to_stop.wait()
     await stop()
     pacer.close()
