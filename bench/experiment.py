@@ -16,7 +16,8 @@ import msgspec
 
 from bench import machine
 from bench.drivers.plan import Said
-from bench.record import FORMAT, RUN_FILE, TRIALS, write_atomically
+from bench.files import write_whole
+from bench.record import FORMAT, RUN_FILE, TRIALS
 from bench.scenario import Scenario
 from bench.trial import Cores, Place, TrialError, run_trial
 
@@ -89,8 +90,7 @@ def run(scenario: Scenario, source: Path, overrides: Sequence[str], folder: Path
 
     def save(state: str) -> str:
         info["state"] = state
-        data = msgspec.json.format(msgspec.json.encode(info), indent=1)
-        write_atomically(folder / RUN_FILE, lambda path: path.write_bytes(data))
+        write_whole(folder / RUN_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1))
         return state
 
     save("running")

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.alignment import align
+from bench.files import write_whole
 from bench.rawlog import STREAMS_FILE, StreamRecord, content_reads
-from bench.record import DICTIONARY, FORMAT, METADATA_KEY, SCHEMA, write_atomically
+from bench.record import DICTIONARY, DRIVER_STAMPS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
 from bench.scenario import PRIME, Scenario
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
 from servers.emitter import Schedule, completion_key, schedule
@@ -32,9 +33,9 @@ def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str,
     records = _read_streams(folder / STREAMS_FILE)
     table = _join(folder, records, scenario, facts)
     metadata = {METADATA_KEY: msgspec.json.encode({"format": FORMAT, "trial": facts})}
-    write_atomically(
-        target, lambda path: pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
-    )
+    whole = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), whole, compression="zstd")
+    write_whole(target, whole.getvalue().to_pybytes())
 
 
 def _read_streams(path: Path) -> list[StreamRecord]:
@@ -182,7 +183,7 @@ def _count_flaws(
 
     A complete stream owes its whole schedule; another owes what the server handed over before it ended.
     """
-    flaws: dict[str, list[int]] = {"lost": [], "repeated": [], "reordered": [], "corrupted": []}
+    flaws: dict[str, list[int]] = {name: [] for name in FLAWS}
     for i, record in enumerate(records):
         texts = record.text.split("\x1f") if record.chunks else []
         owed = len(schedules[i].texts)
@@ -230,10 +231,6 @@ def _stream_columns(
     records: list[StreamRecord], server: list[_Served], flaws: dict[str, list[int]]
 ) -> dict[str, pa.Array]:
     """The columns that are one value per stream."""
-
-    def stamp(name: str) -> pa.Array:
-        return pa.array([getattr(r, name) or None for r in records], pa.int64())
-
     columns = {
         "phase": pa.array([r.phase for r in records], pa.string()).dictionary_encode(),
         "outcome": pa.array([r.outcome for r in records], pa.string()).dictionary_encode(),
@@ -247,19 +244,10 @@ def _stream_columns(
     }
     for name in ("step", "stream", "ordinal", "seed"):
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
-    for name in ("sent_bytes", "received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes"):
+    for name in SIZES:
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
-    for name in (
-        "intended_ns",
-        "started_ns",
-        "connected_ns",
-        "ready_ns",
-        "requested_ns",
-        "head_ns",
-        "first_byte_ns",
-        "ended_ns",
-    ):
-        columns[name] = stamp(name)
+    for name in DRIVER_STAMPS:
+        columns[name] = pa.array([getattr(r, name) or None for r in records], pa.int64())
     for name, values in flaws.items():
         columns[name] = pa.array(values, pa.int64())
     return columns

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,19 @@ TRIALS = "trials"
 
 DICTIONARY = pa.dictionary(pa.int16(), pa.string())
 
+DRIVER_STAMPS = (
+    "intended_ns",
+    "started_ns",
+    "connected_ns",
+    "ready_ns",
+    "requested_ns",
+    "head_ns",
+    "first_byte_ns",
+    "ended_ns",
+)
+SIZES = ("sent_bytes", "received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
+FLAWS = ("lost", "repeated", "reordered", "corrupted")
+
 SCHEMA = pa.schema(
     [
         pa.field("arm", DICTIONARY),
@@ -40,34 +52,12 @@ SCHEMA = pa.schema(
         pa.field("cold", pa.bool_()),
         pa.field("outcome", DICTIONARY),
         pa.field("detail", pa.string()),
-        *(
-            pa.field(name, pa.int64())
-            for name in (
-                "intended_ns",
-                "started_ns",
-                "connected_ns",
-                "ready_ns",
-                "requested_ns",
-                "head_ns",
-                "first_byte_ns",
-                "taken_up_ns",
-                "ended_ns",
-                "server_ended_ns",
-            )
-        ),
+        *(pa.field(name, pa.int64()) for name in DRIVER_STAMPS),
+        pa.field("taken_up_ns", pa.int64()),
+        pa.field("server_ended_ns", pa.int64()),
         pa.field("server_reason", DICTIONARY),
-        *(
-            pa.field(name, pa.int64())
-            for name in (
-                "sent_bytes",
-                "received_bytes",
-                "head_bytes",
-                "payload_bytes",
-                "content_bytes",
-                "text_bytes",
-            )
-        ),
-        *(pa.field(name, pa.int32()) for name in ("lost", "repeated", "reordered", "corrupted")),
+        *(pa.field(name, pa.int64()) for name in SIZES),
+        *(pa.field(name, pa.int32()) for name in FLAWS),
         pa.field("chunk", pa.int32()),
         pa.field("tokens", pa.int32()),
         pa.field("due_ns", pa.int64()),
@@ -102,20 +92,6 @@ class Run:
 
 class RecordError(Exception):
     """A run that cannot be read. The message is one line for the user."""
-
-
-def write_atomically(target: Path, write: Any) -> None:
-    """Have `write(path)` make a file beside `target`, then put it in place: whole and on disk, or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    write(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_run(path: Path) -> Run:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.files import write_whole
 from bench.metrics import Summary
 from bench.report import html, json_, markdown
 from bench.report.charts import charts_of, standalone
-from bench.report.files import write_whole
 
 
 def write_all(summary: Summary, folder: Path) -> dict[str, Path]:

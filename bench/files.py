@@ -18,4 +18,10 @@ def write_whole(path: Path, content: bytes | str) -> Path:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    # The name is in the folder, and the folder must reach the disk too.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     return path
