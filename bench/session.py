@@ -159,13 +159,14 @@ class Session:
 
     def lost(self, now_ns: int, error: BaseException | None) -> None:
         """The connection is gone, or could not be made (then `error` says why)."""
-        if self._record is not None and not self._record.connected_ns and self._record.cold:
+        record = self._record
+        if record is not None and record.cold and not record.connected_ns:
             self._end(now_ns, Outcome.REFUSED, _words(error))
-        elif self._record is not None:
-            for event in self._wire.eof():
-                self._event(now_ns, event)
-            if self._record is not None:
-                self._end(now_ns, Outcome.TRUNCATED, _words(error))
+        # Also without a stream: the wire then lets go of what would keep it in memory while the collector is off.
+        for event in self._wire.eof():
+            self._event(now_ns, event)
+        if self._record is not None:
+            self._end(now_ns, Outcome.TRUNCATED, _words(error))
         self._shut()
 
     def expired(self, now_ns: int) -> bool:
