@@ -56,6 +56,8 @@ class _Reduction:
         self.sample_block = sample_block
         self.found: dict[_Key, list[_Found]] = {}
         self.accounts: dict[tuple[str, str], Account] = {}
+        self.compressed: set[str] = set()
+        """Arms whose messages are compressed."""
         self.bytes: dict[Group, np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.shapes = Shapes()
 
@@ -64,6 +66,8 @@ class _Reduction:
 
         arm, block = str(trial.facts["arm"]), int(trial.facts["block"])
         frame = read_trial(trial.path)
+        if _compresses(trial.facts, self.scenario["arms"][arm]["protocol"]):
+            self.compressed.add(arm)
         phases = frame["phase"].astype(str)
         for phase, facts in trial.facts["phases"].items():
             for key, value in _window_measures(facts, self._limit(phase)):
@@ -136,7 +140,7 @@ class _Reduction:
             measures={k: MeasureInfo(m.title, m.unit, m.kind, m.meaning) for k, m in MEASURES.items() if k in used},
             values=values,
             accounts=[self.accounts[p.name, a.name] for p in phases for a in arms if (p.name, a.name) in self.accounts],
-            wire=[_wire(group, totals) for group, totals in self.bytes.items() if totals[0] > 0],
+            wire=[_wire(g, totals, g.arm in self.compressed) for g, totals in self.bytes.items() if totals[0] > 0],
             shapes=self.shapes,
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
         )
@@ -202,11 +206,27 @@ def _value(key: _Key, found: list[_Found]) -> Value:
     )
 
 
-def _wire(group: Group, totals: np.ndarray[Any, np.dtype[np.float64]]) -> WireBytes:
+def _compresses(facts: Mapping[str, Any], protocol: str) -> bool:
+    """Whether the server says that compression was in force, for the arm's protocol or for all of them."""
+    setting = facts["server"].get("settings", {}).get("compression")
+    return bool(setting.get(protocol) if isinstance(setting, dict) else setting)
+
+
+def _wire(group: Group, totals: np.ndarray[Any, np.dtype[np.float64]], compressed: bool) -> WireBytes:
     tokens, received, head, payload, content, text = (float(t) for t in totals)
-    parts = (head, received - head - payload, payload - content, content - text, text, received)
+    messages = (received - head - payload, payload - content, content - text, text)
+    framing, other, envelope, plain = (None if compressed else m / tokens for m in messages)
     return WireBytes(
-        group.phase, group.arm, cast(Literal["cold", "warm"], group.temperature), *(p / tokens for p in parts)
+        group.phase,
+        group.arm,
+        cast(Literal["cold", "warm"], group.temperature),
+        head=head / tokens,
+        framing=framing,
+        other=other,
+        envelope=envelope,
+        text=plain,
+        compressed=(received - head) / tokens if compressed else None,
+        total=received / tokens,
     )
 
 

@@ -102,23 +102,34 @@ class Account(msgspec.Struct):
 
 
 class WireBytes(msgspec.Struct, frozen=True):
-    """Bytes received per content token, over all trials; the parts add up to `total`."""
+    """Bytes received per content token, over all trials; the parts that are not null add up to `total`.
+
+    Compressed messages cannot be taken apart: bytes of JSON and text are counted after they were inflated.
+    """
 
     phase: Annotated[str, Meta(description="Phase")]
     arm: Annotated[str, Meta(description="Arm")]
     temperature: Annotated[Literal["cold", "warm"], Meta(description="Fresh or kept connections")]
     head: Annotated[float, Meta(description="HTTP heads, with the 101", extra_json_schema={"unit": "B per token"})]
     framing: Annotated[
-        float,
+        float | None,
         Meta(description="SSE fields and HTTP chunks, or frame headers", extra_json_schema={"unit": "B per token"}),
     ]
     other: Annotated[
-        float, Meta(description="JSON without content: role, stop, [DONE]", extra_json_schema={"unit": "B per token"})
+        float | None,
+        Meta(description="JSON without content: role, stop, [DONE]", extra_json_schema={"unit": "B per token"}),
     ]
     envelope: Annotated[
-        float, Meta(description="JSON around the content's text", extra_json_schema={"unit": "B per token"})
+        float | None, Meta(description="JSON around the content's text", extra_json_schema={"unit": "B per token"})
     ]
-    text: Annotated[float, Meta(description="The token's own UTF-8", extra_json_schema={"unit": "B per token"})]
+    text: Annotated[float | None, Meta(description="The token's own UTF-8", extra_json_schema={"unit": "B per token"})]
+    compressed: Annotated[
+        float | None,
+        Meta(
+            description="Compressed messages with their framing; null where messages are not compressed",
+            extra_json_schema={"unit": "B per token"},
+        ),
+    ]
     total: Annotated[float, Meta(description="All bytes received", extra_json_schema={"unit": "B per token"})]
 
 

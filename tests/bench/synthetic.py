@@ -25,6 +25,7 @@ EXCESS_MS = {"sse-aiohttp": 1.0, "ws-aiohttp": 0.8, "ws-websockets": 0.7}
 CONNECT_MS, UPGRADE_MS, LATE_MS, DELIVERY_MS = 0.25, 0.5, 0.125, 0.0625
 HEAD, FRAMING, JSON, OTHER, TEXT = 320, {"sse": 14, "websocket": 4}, 200, 450, 4
 """Bytes: of a head, of framing a message, of a chunk's JSON, of the other messages of a stream, of a token's text."""
+DEFLATED = 30
 
 PHASES: dict[str, dict[str, Any]] = {
     "cold": {"load": "closed", "profile": "chat", "connections": "cold", "users": 4, "turns": 5},
@@ -69,6 +70,8 @@ class Synthetic:
     """Trials on disk; fewer than planned make an interrupted run."""
     fail_every: int = 0
     """Every n-th stream of a phase is cut half-way: truncated, with the other half of its chunks lost."""
+    compressed: tuple[str, ...] = ()
+    """Arms whose messages were compressed to `DEFLATED` bytes, framing included."""
 
 
 def write_run(folder: Path, what: Synthetic | None = None, seed: int = 1) -> Path:
@@ -129,7 +132,10 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
             ]
     for row in rows:
         row.update(arm=arm, block=block, trial=trial, position=position)
-    settings = {"write_limit": 65536, "compression": False, "heartbeat": None, "nodelay": True, "loop": "uvloop"}
+    settings = {
+        "write_limit": 65536, "compression": {"sse": False, "websocket": arm in what.compressed}, "heartbeat": None,
+        "nodelay": True, "loop": "uvloop",
+    }  # fmt: skip
     facts = {
         "arm": arm, "block": block, "trial": trial, "position": position, "started_at": "2026-11-22T14:40:00+00:00",
         "server": {
@@ -167,11 +173,12 @@ def _phase_rows(rows: list[dict[str, Any]], what: Synthetic, rng: Any, arm: str,
         got = [c for c in some if c["received_ns"] is not None]
         end = max(end, got[-1]["received_ns"] + 200_000)
         protocol = ARMS[arm]["protocol"]
+        message = DEFLATED if arm in what.compressed else JSON + FRAMING[protocol]
         stream |= {
             "step": step, "taken_up_ns": some[0].pop("taken_up_ns"), "ended_ns": got[-1]["received_ns"] + 100_000,
             "outcome": "truncated" if cut else "complete", "lost": len(some) - len(got),
-            "received_bytes": HEAD + OTHER + len(got) * (JSON + FRAMING[protocol]), "text_bytes": TEXT * len(got),
-            "payload_bytes": OTHER + len(got) * JSON, "content_bytes": len(got) * JSON,
+            "received_bytes": HEAD + len(got) * message + (0 if arm in what.compressed else OTHER),
+            "payload_bytes": OTHER + len(got) * JSON, "content_bytes": len(got) * JSON, "text_bytes": TEXT * len(got),
         }  # fmt: skip
         rows += [stream | chunk | {"read": len(rows) + i} for i, chunk in enumerate(some)]
     return end

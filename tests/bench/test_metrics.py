@@ -9,6 +9,7 @@ import pytest
 from synthetic import (
     ARMS,
     CONNECT_MS,
+    DEFLATED,
     DELIVERY_MS,
     EXCESS_MS,
     FRAMING,
@@ -90,8 +91,18 @@ def test_wire_bytes_add_up(summary: Summary, arm: str) -> None:
     wire = next(w for w in summary.wire if (w.phase, w.arm) == ("warm", arm))
     framing, tokens = FRAMING[ARMS[arm]["protocol"]], 40
     assert wire.total == pytest.approx((HEAD + OTHER) / tokens + JSON + framing)
-    assert wire.head + wire.framing + wire.other + wire.envelope + wire.text == pytest.approx(wire.total)
-    assert (wire.framing, wire.text, wire.envelope) == (framing, TEXT, JSON - TEXT)
+    parts = [p or 0.0 for p in (wire.head, wire.framing, wire.other, wire.envelope, wire.text)]
+    assert sum(parts) == pytest.approx(wire.total)
+    assert (wire.framing, wire.text, wire.envelope, wire.compressed) == (framing, TEXT, JSON - TEXT, None)
+
+
+def test_compressed_messages_are_not_taken_apart(tmp_path: Path) -> None:
+    what = Synthetic(blocks=1, phases=("warm",), compressed=("ws-aiohttp",))
+    wires = {w.arm: w for w in summarize(read_run(write_run(tmp_path / "run", what))).wire}
+    wire = wires["ws-aiohttp"]
+    assert (wire.framing, wire.other, wire.envelope, wire.text) == (None, None, None, None)
+    assert (wire.head, wire.compressed, wire.total) == (HEAD / 40, DEFLATED, HEAD / 40 + DEFLATED)
+    assert wires["ws-websockets"].compressed is None
 
 
 def test_parts_of_the_first_token_add_up_to_its_excess(run_dir: Path) -> None:

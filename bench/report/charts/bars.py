@@ -10,7 +10,8 @@ from matplotlib.patches import Patch
 from bench.report.charts.canvas import grid
 from bench.report.style import MUTED, PAPER, PARTS
 
-Stack = tuple[str, list[float]]
+Stack = tuple[str, Sequence[float | None]]
+"""A label and its parts; None is a part that this one does not have."""
 
 
 def height(rows: int) -> float:
@@ -18,21 +19,25 @@ def height(rows: int) -> float:
     return 1.25 + 0.62 * rows
 
 
+def total(values: Sequence[float | None]) -> float:
+    """The length of a bar."""
+    return sum(v for v in values if v is not None)
+
+
 def stacked(figure: Figure, parts: Sequence[str], stacks: Sequence[Stack], unit: str, places: int) -> None:
     """Draw a bar from zero per stack. Parts that are nothing everywhere are left out; the sum is what is drawn."""
-    used = [i for i in range(len(parts)) if any(values[i] >= 0.5 * 10**-places for _, values in stacks)]
+    used = [i for i in range(len(parts)) if any((values[i] or 0.0) >= 0.5 * 10**-places for _, values in stacks)]
     axes = figure.add_subplot()
-    longest = max(sum(values) for _, values in stacks)
+    longest = max(total(values) for _, values in stacks)
     for row, (label, values) in enumerate(stacks):
         left = 0.0
         for i in used:
-            axes.barh(
-                -row, values[i], left=left, height=0.34, color=PARTS[i % len(PARTS)], edgecolor=PAPER, linewidth=0.6
-            )
-            left += values[i]
+            width = values[i] or 0.0
+            axes.barh(-row, width, left=left, height=0.34, color=PARTS[i % len(PARTS)], edgecolor=PAPER, linewidth=0.6)
+            left += width
         axes.text(0, -row + 0.23, label, va="bottom", fontsize=10)
-        sums = " + ".join(f"{values[i]:.{places}f}" for i in used)
-        axes.text(0, -row - 0.22, f"{sums} = {sum(values):.{places}f} {unit}", va="top", fontsize=9.5, color=MUTED)
+        sums = " + ".join(f"{value:.{places}f}" for i in used if (value := values[i]) is not None)
+        axes.text(0, -row - 0.22, f"{sums} = {total(values):.{places}f} {unit}", va="top", fontsize=9.5, color=MUTED)
     axes.set_xlim(0, longest * 1.02)
     axes.set_ylim(-len(stacks) + 0.42, 0.56)
     axes.set_yticks([])

@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from bench.metrics import PARTS, Group, Phase, Summary
-from bench.report.charts.bars import Stack, height, stacked
+from bench.report.charts.bars import Stack, height, stacked, total
 from bench.report.charts.canvas import Chart, named
 
 
@@ -29,7 +29,7 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
                     "Beyond the model's own delay. The middle tenth of each trial's streams by first-token excess, "
                     "averaged, then averaged over trials: means, so that the parts add up. The sum is near the table's "
                     "median, not equal to it.",
-                    "; ".join(f"{label}: {sum(values):.3f} ms in all" for label, values in stacks) + ".",
+                    "; ".join(f"{label}: {total(values):.3f} ms in all" for label, values in stacks) + ".",
                     height(len(stacks)),
                     partial(_draw, stacks),
                 )

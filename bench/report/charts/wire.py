@@ -7,10 +7,10 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from bench.metrics import Phase, Summary
-from bench.report.charts.bars import Stack, height, stacked
+from bench.report.charts.bars import Stack, height, stacked, total
 from bench.report.charts.canvas import Chart, named
 
-_PARTS = ("head", "framing", "JSON: role, stop, end", "JSON around the text", "text")
+_PARTS = ("head", "framing", "JSON: role, stop, end", "JSON around the text", "text", "compressed messages")
 
 
 def make(summary: Summary, phase: Phase) -> list[Chart]:
@@ -21,8 +21,11 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
             continue
         own = {w.arm: w for w in summary.wire if (w.phase, w.temperature) == (phase.name, temperature)}
         stacks: list[Stack] = [
-            (a.label, [w.head, w.framing, w.other, w.envelope, w.text]) for a in summary.arms if (w := own.get(a.name))
+            (a.label, [w.head, w.framing, w.other, w.envelope, w.text, w.compressed])
+            for a in summary.arms
+            if (w := own.get(a.name))
         ]
+        deflated = any(w.compressed is not None for w in own.values())
         if stacks:
             charts.append(
                 Chart(
@@ -30,8 +33,9 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
                     named(phase.name, temperature, "wire"),
                     f"How many bytes does a token take on the wire? ({temperature})",
                     "Bytes received over tokens received, all trials together, above TCP. Framing is what the protocol "
-                    "adds to each message: SSE's field name, blank line and HTTP chunk, or WebSocket's frame header.",
-                    "; ".join(f"{label}: {sum(values):.1f} bytes" for label, values in stacks) + ".",
+                    "adds to each message: SSE's field name, blank line and HTTP chunk, or WebSocket's frame header."
+                    + (" Compressed messages, framing included, cannot be taken apart." if deflated else ""),
+                    "; ".join(f"{label}: {total(values):.1f} bytes" for label, values in stacks) + ".",
                     height(len(stacks)),
                     partial(_draw, stacks),
                 )
