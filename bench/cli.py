@@ -45,9 +45,11 @@ def _show(folder: Path) -> str:
 
     try:
         summary = summarize(read_run(folder))
+        written = write_all(summary, folder)
     except (RecordError, Unfinished) as error:
         return str(error)
-    written = write_all(summary, folder)
+    except OSError as error:
+        return f"{error.filename or folder}: cannot be written: {error.strerror}"
     print_summary(summary, Console(highlight=False))
     print(f"report: {written['html']}")
     return ""
@@ -64,12 +66,11 @@ def run(
     """Run a scenario and write its report."""
     from bench import experiment
     from bench.progress import Progress
-    from bench.scenario_toml import ScenarioError, find, load
+    from bench.scenario_toml import ScenarioError, load
     from bench.trial import TrialError
 
     try:
         loaded = load(scenario, overrides or [])
-        source = find(scenario)
     except ScenarioError as error:
         _fail(error, USAGE)
     try:
@@ -81,18 +82,17 @@ def run(
     state = "failed"
     try:
         with Progress(loaded.name, trials) as progress:
-            state = experiment.run(loaded, source, overrides or [], folder, progress)
+            state = experiment.run(loaded, scenario, overrides or [], folder, progress)
     except TrialError as error:
         failure = error
-    shown = _show(folder)
+    nothing = _show(folder)
     if failure is not None:
-        _fail(
-            f"{failure}; {'the trials before it are reported above' if not shown else 'no trial was finished'}", FAILED
-        )
+        kept = "no trial had finished" if nothing else "the trials before it are reported above"
+        _fail(f"{failure}; {kept}", FAILED)
+    if nothing:
+        _fail(nothing, INTERRUPTED if state == "interrupted" else FAILED)
     if state == "interrupted":
         raise typer.Exit(INTERRUPTED)
-    if shown:
-        _fail(shown, FAILED)
 
 
 @app.command(name="report")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.drivers.plan import Said
 from bench.files import write_whole
 from bench.record import FORMAT, RUN_FILE, TRIALS
 from bench.scenario import Scenario
+from bench.scenario_toml import find
 from bench.trial import Cores, Place, TrialError, run_trial
 
 VERSIONS_OF = ("aiohttp", "websockets", "uvloop", "httptools", "msgspec", "pandas", "pyarrow", "matplotlib")
@@ -64,15 +66,17 @@ def new_folder(results: Path, scenario: Scenario) -> Path:
     raise FileExistsError(17, "a hundred runs of this name in one second", str(results / stem))
 
 
-def run(scenario: Scenario, source: Path, overrides: Sequence[str], folder: Path, watcher: Watcher) -> str:
-    """Run the whole experiment into `folder`. Returns the state it ended in: `finished` or `interrupted`.
+def run(scenario: Scenario, named: str, overrides: Sequence[str], folder: Path, watcher: Watcher) -> str:
+    """Run the whole experiment into `folder`; `named` is the scenario as the user named it.
 
-    Ctrl-C lets the trial under way finish; a second one gives it up. Raises `TrialError` when a trial cannot be
-    carried out; the trials before it stay, and run.json says `failed`.
+    Returns the state it ended in: `finished` or `interrupted`. Ctrl-C lets the trial under way finish; a second one, or
+    SIGTERM, gives it up. Raises `TrialError` when a trial cannot be carried out; the trials before it stay, and
+    run.json says `failed`.
     """
     orders = block_orders(list(scenario.arms), scenario.experiment.blocks, scenario.experiment.seed)
     cores = Cores.split()
-    shutil.copyfile(source, folder / "scenario.toml")
+    shutil.copyfile(find(named), folder / "scenario.toml")
+    raise_file_limit()
     info: dict[str, Any] = {
         "format": FORMAT,
         "tokenwire": version("tokenwire"),
@@ -80,6 +84,7 @@ def run(scenario: Scenario, source: Path, overrides: Sequence[str], folder: Path
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "state": "running",
         "scenario": msgspec.to_builtins(scenario),
+        "source": named,
         "overrides": list(overrides),
         "seed": scenario.experiment.seed,
         "order": orders,
@@ -127,7 +132,21 @@ def _stop_requested(tell: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         tell()
 
     previous = signal.signal(signal.SIGINT, ask)
+    # A SIGTERM leaves no time for a trial to finish.
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminated)
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children have as many descriptors as the system allows: a stream needs one on each side.
+
+    The usual soft limit of 1,024 is for programs that use select().
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

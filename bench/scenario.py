@@ -80,7 +80,7 @@ class Closed(Phase, frozen=True, tag="closed", tag_field="load"):
 class Open(Phase, frozen=True, tag="open", tag_field="load"):
     """Streams start at absolute times, however the earlier ones fare."""
 
-    rate: Annotated[float, Meta(gt=0, le=100_000)]
+    rate: Annotated[float, Meta(ge=0.001, le=100_000)]
     """Streams per second."""
     duration_s: Seconds
     arrivals: Literal["constant", "poisson"] = "poisson"

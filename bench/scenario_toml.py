@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -63,14 +64,13 @@ def load(name_or_path: str, overrides: typing.Sequence[str] = ()) -> Scenario:
     where = path.name if path in shipped().values() else str(path)
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ScenarioError(f"{where}: not a TOML file: {error}") from None
     except OSError as error:
         raise ScenarioError(f"{where}: cannot be read: {error.strerror}") from None
     for override in overrides:
         _override(raw, override)
-    raw.setdefault("name", path.stem)
-    return check(raw, where)
+    return check(raw, where, re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem))
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -80,7 +80,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ScenarioError(f"--set {override}: expected KEY=VALUE, such as phases.chat.users=500")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     table = raw
     for depth, part in enumerate(parts[:-1]):
@@ -95,9 +95,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
-def check(raw: dict[str, Any], where: str) -> Scenario:
-    """Turn decoded TOML into a `Scenario`. `where` names the file in errors. Raises `ScenarioError`."""
-    name = raw.pop("name")
+def check(raw: dict[str, Any], where: str, name: str) -> Scenario:
+    """Turn decoded TOML into the `Scenario` called `name`. `where` names the file in errors. Raises `ScenarioError`."""
     for key in raw:
         if key not in TOP_LEVEL:
             raise ScenarioError(f"{where}: unknown key {key!r}; {_choices(key, TOP_LEVEL)}")
@@ -119,9 +118,9 @@ def check(raw: dict[str, Any], where: str) -> Scenario:
 
 def _check_whole(scenario: Scenario, where: str) -> None:
     for name in (*scenario.arms, *scenario.phases, *scenario.profiles):
-        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
             raise ScenarioError(
-                f"{where}: {name!r}: names are letters, digits, '-' and '_', since files are named after them"
+                f"{where}: {_show(name)}: names are 1 to 64 letters, digits, '-' and '_': files are named after them"
             )
     if PRIME_PROFILE in scenario.profiles:
         raise ScenarioError(

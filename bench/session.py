@@ -42,6 +42,7 @@ class Session:
         "_expiring",
         "_gap_ns",
         "_log",
+        "_over",
         "_record",
         "_stamps",
         "_texts",
@@ -62,6 +63,7 @@ class Session:
         self._log = log
         self._counters = counters
         self._record: StreamRecord | None = None
+        self._over: StreamRecord | None = None
         self._body = b""
         self._asking = False
         self._texts: list[bytes] = []
@@ -147,6 +149,8 @@ class Session:
                 attend = True
             elif record is not None and event.stream == record.stream:
                 # Once per token: appends and nothing else. What can be derived is derived when the stream ends.
+                if not self._stamps:
+                    attend = True  # from here on another deadline holds
                 self._stamps.append(now_ns)
                 self._counts.append(event.chunks)
                 self._texts.append(event.text)
@@ -224,6 +228,7 @@ class Session:
                     if event.outcome is Outcome.PROTOCOL_ERROR:
                         self._shut()
             case Idle():
+                self._settle()
                 self.idle = self.alive and record is None
                 if self.idle:
                     self._deadline_ns = NEVER
@@ -233,14 +238,28 @@ class Session:
                 self._shut()
 
     def _end(self, now_ns: int, outcome: Outcome, detail: str) -> None:
+        """The stream is over. Its bytes may not be: an HTTP reply has an end of its own behind the last event."""
         record = self._record
         if record is None:
             return
-        self._record = None
-        sizes = self._wire.sizes
+        self._record, self._over = None, record
         record.ended_ns = now_ns
         record.outcome = outcome.value
         record.detail = detail
+        record.chunks = sum(self._counts)
+        if self._stamps:
+            record.first_content_ns, record.last_content_ns = self._stamps[0], self._stamps[-1]
+        record.text = SEPARATOR.join(self._texts).decode("utf-8", "replace")
+        # A connection whose reply does not come to its end is no use to the next stream.
+        self._total_deadline_ns = NEVER
+        self._expect(now_ns, self._timeouts.head_s, "idle")
+
+    def _settle(self) -> None:
+        """The connection is idle again, or gone: nothing more of the stream can come, so its bytes are counted."""
+        record, self._over = self._over, None
+        if record is None:
+            return
+        sizes = self._wire.sizes
         record.sent_bytes = sizes.sent_bytes
         record.received_bytes = sizes.total_bytes
         record.head_bytes = sizes.head_bytes
@@ -251,17 +270,11 @@ class Session:
         record.payload_bytes = sizes.payload_bytes
         record.content_bytes = sizes.content_bytes
         record.text_bytes = sizes.text_bytes
-        record.chunks = sum(self._counts)
-        if self._stamps:
-            record.first_content_ns, record.last_content_ns = self._stamps[0], self._stamps[-1]
-        record.text = SEPARATOR.join(self._texts).decode("utf-8", "replace")
         self.ended = record
-        # A connection whose reply does not come to its end is no use to the next stream.
-        self._total_deadline_ns = NEVER
-        self._expect(now_ns, self._timeouts.head_s, "idle")
         self._log.ended(record, self._stamps, self._counts)
 
     def _shut(self) -> None:
+        self._settle()
         self.alive = False
         self.idle = False
         self.close = True

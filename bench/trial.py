@@ -80,7 +80,24 @@ def run_trial(
     """
     raw = trials / f".{place.file}.raw"
     shutil.rmtree(raw, ignore_errors=True)
-    raw.mkdir(parents=True)
+    try:
+        raw.mkdir(parents=True)
+        facts = _carry_out(scenario, seed, place, raw, cores, heard)
+        target = trials / place.file
+        write_trial(raw, target, scenario, facts)
+    except OSError as error:
+        raise TrialError(f"{error.filename or trials}: {error.strerror or error}") from error
+    except KeyboardInterrupt:
+        shutil.rmtree(raw, ignore_errors=True)
+        raise
+    shutil.rmtree(raw)
+    return target
+
+
+def _carry_out(
+    scenario: Scenario, seed: int, place: Place, raw: Path, cores: Cores | None, heard: Callable[[Said], None]
+) -> dict[str, Any]:
+    """Start both processes, let the driver run its phases, and return what is known of the trial besides its logs."""
     arm = scenario.arms[place.arm]
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     settings = server_settings(scenario, place.arm, raw, cores)
@@ -106,7 +123,7 @@ def run_trial(
             hello, phases = _listen(driver, raw / "driver.err", heard)
         died = server.poll()
         _stop(server)
-    facts = {
+    return {
         "arm": place.arm,
         "block": place.block,
         "trial": place.trial,
@@ -116,13 +133,6 @@ def run_trial(
         "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
         "phases": phases,
     }
-    target = trials / place.file
-    try:
-        write_trial(raw, target, scenario, facts)
-    except OSError as error:
-        raise TrialError(f"{target}: cannot be written: {error.strerror or error}") from None
-    shutil.rmtree(raw)
-    return target
 
 
 def server_settings(scenario: Scenario, arm_name: str, raw: Path, cores: Cores | None) -> dict[str, Any]:

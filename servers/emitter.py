@@ -22,8 +22,16 @@ MAX_TOKENS = 1_000_000
 """The longest stream a length may ask for: a guard against a mistyped profile."""
 
 
+MAX_MS = 3_600_000
+"""An hour: the longest delay, so that no draw of a skewed one leaves 64 bits of ns."""
+MAX_SIGMA = 3
+
+
 def _positive(what: str, value: float, zero: bool = True) -> None:
-    """Raise `ValueError` unless `value` is a finite number above zero (or zero, when allowed)."""
+    """Raise `ValueError` unless `value` is a number above zero (or zero, when allowed) and not beyond all reason."""
+    most = MAX_SIGMA if what == "sigma" else MAX_MS if what.endswith("ms") else MAX_TOKENS
+    if math.isfinite(value) and value > most:
+        raise ValueError(f"{what} must be at most {most}, not {value!r}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{what} must be a {'non-negative' if zero else 'positive'} number, not {value!r}")
 

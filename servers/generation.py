@@ -172,6 +172,10 @@ class Generation:
             self.completion_tokens,
         )
 
+    def forget(self) -> None:
+        """Let go of what was to be said: tracebacks keep an ended generation until the collector comes by."""
+        self._schedules, self._dues, self._texts, self._owners = [], [], [], None
+
     def stop(self, reason: Ended) -> None:
         """End it now, for `reason`. What has been handed to the library is still sent."""
         self.ended = reason

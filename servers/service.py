@@ -98,6 +98,7 @@ class Service:
         if generation in self._running:
             self._running.discard(generation)
             self.log.close_stream(generation.stream, monotonic_ns(), generation.ended)
+            generation.forget()
 
     async def shut_down(self, patience_s: float) -> None:
         """Refuse new requests and end all streams; wait `patience_s` at most for their tasks."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -14,6 +15,7 @@ import platform
 import signal
 import statistics
 import sys
+import traceback
 from array import array
 from collections import deque
 from collections.abc import AsyncIterator
@@ -32,7 +34,7 @@ from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import PRIME, PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
-from bench.usage import cpu_ns, rss_bytes
+from bench.usage import cpu_ns, memory_bytes
 from bench.wire import make_wire
 from bench.wire.events import Outcome, Wire
 from servers.pacing import Pacer, set_timer_slack
@@ -51,10 +53,16 @@ OPENING_AT_ONCE = 64
 """Kept connections are opened this many at a time: half of the smallest common listen backlog."""
 
 
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of connect() that are no answer of the server."""
 VERSIONS = {
     "python": platform.python_version(),
     **{name: version(name) for name in ("uvloop", "httptools", "websockets", "msgspec")},
 }
+
+
+class InstrumentFault(Exception):
+    """The driver cannot do what was asked of it: the trial says nothing about a server."""
 
 
 class Driver:
@@ -74,6 +82,7 @@ class Driver:
         self._facts = PhaseFacts()
         self._phase = ""
         self._lags: list[int] = []
+        self._measuring = False
         self._recent_ttft_ns: deque[int] = deque(maxlen=200)
         self.stopped = False
 
@@ -170,6 +179,8 @@ class Driver:
         except TimeoutError:
             connection.expire()
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise InstrumentFault(f"this machine has no more for the driver: {error}") from error
             connection.failed(error)
 
     def _idle_connection(self) -> Connection | None:
@@ -245,7 +256,7 @@ class Driver:
             self._hang_up_pool()
             self._log.flush()
             p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._profiles[load.profile])
-            within = p99 <= load.limit_ms * 1e6 and all(record.outcome == Outcome.COMPLETE for record in ended)
+            within = 0 <= p99 <= load.limit_ms * 1e6 and all(record.outcome == Outcome.COMPLETE for record in ended)
             total = merged(total, self._facts)
             total.steps.append(Step(users, p99, within))
             if not within or self.stopped:
@@ -285,9 +296,10 @@ class Driver:
         """Measure what happens inside; yields the start, in ns."""
         facts, pid = self._facts, self._plan.server_pid
         with contextlib.suppress(OSError):  # a dead server shows in the outcomes
-            facts.server_rss_start = rss_bytes(pid)
-        facts.driver_rss_start = rss_bytes(os.getpid())
+            facts.server_rss_start = memory_bytes(pid)
+        facts.driver_rss_start = memory_bytes(os.getpid())
         self._lags.clear()
+        self._measuring = True
         driver_cpu = cpu_ns(os.getpid())
         server_cpu = self._server_cpu_ns()
         facts.window_start_ns = monotonic_ns()
@@ -295,6 +307,8 @@ class Driver:
             yield facts.window_start_ns
         finally:
             facts.window_end_ns = monotonic_ns()
+            facts.window_ns = facts.window_end_ns - facts.window_start_ns
+            self._measuring = False
             facts.server_cpu_ns = max(0, self._server_cpu_ns() - server_cpu)
             facts.driver_cpu_ns = cpu_ns(os.getpid()) - driver_cpu
             self._sample_memory()
@@ -311,9 +325,9 @@ class Driver:
 
     def _sample_memory(self) -> None:
         facts = self._facts
-        facts.driver_rss_peak = max(facts.driver_rss_peak, rss_bytes(os.getpid()))
+        facts.driver_rss_peak = max(facts.driver_rss_peak, memory_bytes(os.getpid()))
         with contextlib.suppress(OSError):
-            facts.server_rss_peak = max(facts.server_rss_peak, rss_bytes(self._plan.server_pid))
+            facts.server_rss_peak = max(facts.server_rss_peak, memory_bytes(self._plan.server_pid))
 
     async def _probe(self) -> None:
         """Probe the loop's lag, sample memory, and say how things go."""
@@ -324,7 +338,7 @@ class Driver:
             now = monotonic_ns()
             self._lags.append(now - due)
             due = max(due, now - PROBE_NS)
-            if count % 10 == 0:
+            if count % 10 == 0 and self._measuring:
                 self._sample_memory()
             if count % 25 == 0:
                 recent = self._recent_ttft_ns
@@ -333,17 +347,19 @@ class Driver:
 
 
 def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
-    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, extremes of the rest."""
+    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, and memory of the fuller one."""
+    fuller = b if b.peak_open >= a.peak_open else a
     return PhaseFacts(
         window_start_ns=a.window_start_ns or b.window_start_ns,
         window_end_ns=b.window_end_ns,
+        window_ns=a.window_ns + b.window_ns,
         server_cpu_ns=a.server_cpu_ns + b.server_cpu_ns,
         driver_cpu_ns=a.driver_cpu_ns + b.driver_cpu_ns,
-        server_rss_start=a.server_rss_start or b.server_rss_start,
-        server_rss_peak=max(a.server_rss_peak, b.server_rss_peak),
-        driver_rss_start=a.driver_rss_start or b.driver_rss_start,
-        driver_rss_peak=max(a.driver_rss_peak, b.driver_rss_peak),
-        peak_open=max(a.peak_open, b.peak_open),
+        server_rss_start=fuller.server_rss_start,
+        server_rss_peak=fuller.server_rss_peak,
+        driver_rss_start=fuller.driver_rss_start,
+        driver_rss_peak=fuller.driver_rss_peak,
+        peak_open=fuller.peak_open,
         starts=a.starts + b.starts,
         starts_late=a.starts_late + b.starts_late,
         dropped=a.dropped + b.dropped,
@@ -383,7 +399,15 @@ def main(path: str) -> int:
     driver = Driver(plan, loop)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, driver.stop)
-    loop.run_until_complete(driver.run())
+    try:
+        loop.run_until_complete(driver.run())
+    except BaseException as error:
+        # The parent shows the last line of what is written here.
+        traceback.print_exception(error)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
     return 130 if driver.stopped else 0
 
 

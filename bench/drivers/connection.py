@@ -22,6 +22,7 @@ class Connection(asyncio.Protocol):
         self.session = session
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_ns = NEVER
         self.settled: asyncio.Future[None] | None = None
         """Resolved when the stream has ended and the connection is idle again, or gone."""
 
@@ -61,18 +62,22 @@ class Connection(asyncio.Protocol):
             self._disarm()
             if not settled.done():
                 settled.set_result(None)
-        elif record is None and session.deadline_ns != NEVER and self._timer is None:
+        elif record is None and session.deadline_ns < self._armed_ns:
+            self._disarm()
             self._arm()
 
     def _arm(self) -> None:
-        # One timer per stream, moved only when it fires: progress just moves the session's deadline.
-        delay = (self.session.deadline_ns - monotonic_ns()) / NS
+        # One timer per stream. A deadline that moves away is looked at when the timer fires, so tokens do not touch it;
+        # one that comes nearer (another part of the stream begins) arms it anew.
+        self._armed_ns = self.session.deadline_ns
+        delay = (self._armed_ns - monotonic_ns()) / NS
         self._timer = self._loop.call_later(max(delay, 0.001), self._wake)
 
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._armed_ns = NEVER
 
     def expire(self) -> None:
         """connect() took too long."""
@@ -81,6 +86,7 @@ class Connection(asyncio.Protocol):
 
     def _wake(self) -> None:
         self._timer = None
+        self._armed_ns = NEVER
         if self.session.expired(monotonic_ns()):
             if self._transport is not None:
                 self._transport.abort()

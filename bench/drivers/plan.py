@@ -55,6 +55,7 @@ class Step(msgspec.Struct):
 
     users: int
     p99_gap_excess_ns: int
+    """-1 when no stream of the step had two chunks."""
     within_limit: bool
 
 
@@ -64,6 +65,8 @@ class PhaseFacts(msgspec.Struct):
     window_start_ns: int = 0
     window_end_ns: int = 0
     """When the last stream of the window had ended."""
+    window_ns: int = 0
+    """How long was measured: of a `steps` phase the sum over its steps."""
     server_cpu_ns: int = 0
     driver_cpu_ns: int = 0
     server_rss_start: int = 0

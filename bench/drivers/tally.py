@@ -10,7 +10,7 @@ from servers.emitter import Profile, schedule
 
 
 def p99_gap_excess_ns(folder: Path, records: Sequence[StreamRecord], profile: Profile) -> int:
-    """The 99th percentile of `gap_excess` (gap received - gap due) over all gaps of these streams, in ns; 0 if none.
+    """The 99th percentile of `gap_excess` (gap received - gap due) over all gaps of these streams, in ns; -1 if none.
 
     By nearest rank, so that it is one of the gaps measured.
     """
@@ -25,4 +25,4 @@ def p99_gap_excess_ns(folder: Path, records: Sequence[StreamRecord], profile: Pr
             (b - a) - (due_b - due_a) for a, b, due_a, due_b in zip(received, received[1:], due, due[1:], strict=False)
         )
     excess.sort()
-    return excess[-(-len(excess) * 99 // 100) - 1] if excess else 0
+    return excess[-(-len(excess) * 99 // 100) - 1] if excess else -1

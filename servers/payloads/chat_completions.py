@@ -115,7 +115,7 @@ def is_cancel(body: bytes | str) -> bool:
     """Tell whether a WebSocket message asks to stop the running stream. Raises `Unreadable`."""
     try:
         return _kind_decoder.decode(body).type == "cancel"
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"not a JSON object: {error}") from error
 
 
@@ -125,7 +125,7 @@ def parse_request(body: bytes | str) -> ChatRequest:
         return _request_decoder.decode(body)
     except msgspec.ValidationError as error:
         _refuse(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body is not valid JSON: {error}") from error
 
 
@@ -142,7 +142,7 @@ def parse_query(query: dict[str, str]) -> ChatRequest:
     if "messages" in query:
         try:
             fields["messages"] = msgspec.json.decode(query["messages"])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ApiError(400, f"'messages' is not valid JSON: {error}", param="messages") from error
     else:
         fields["messages"] = [{"role": "user", "content": query.get("prompt", "")}]

@@ -106,7 +106,7 @@ def test_a_cold_stream_from_connect_to_done(peer: Peer) -> None:
     peer.open(connect=100, up=200, ready=300)
     session = peer.session
     session.received(400, peer.head() + peer.chunk(role="assistant", content=""))
-    assert not session.received(500, peer.chunk(content="a"))
+    assert session.received(500, peer.chunk(content="a"))  # from here on the gap is what may run out
     assert not session.received(600, peer.chunk(content=" b") + peer.chunk(content="é"))
     assert session.received(700, peer.done())
     assert session.idle
@@ -223,9 +223,27 @@ def test_an_error_event_is_an_api_error(peer: Peer) -> None:
     peer.open(0, 1, 2)
     peer.session.received(3, peer.head() + peer.chunk(content="x"))
     peer.session.received(4, peer.message('{"error":{"message":"out of tokens","type":"server_error","code":null}}'))
+    peer.session.lost(5, None)
     (record,) = peer.records()
-    assert record.outcome == "api_error"
+    assert (record.outcome, record.ended_ns) == ("api_error", 4)
     assert "out of tokens" in record.detail
+
+
+def test_the_bytes_behind_the_last_event_belong_to_the_stream(peer: Peer) -> None:
+    reply = peer.head() + peer.chunk(content="x") + peer.done()
+    sizes = set()
+    for stream, parts in enumerate(([reply], [reply[:-5], reply[-5:]], [reply[:-1], reply[-1:]]), 1):
+        peer.ask(stream, cold=stream == 1)
+        if stream == 1:
+            peer.open(0, 1, 2)
+        peer.sent(10 * stream)
+        for part in parts:
+            peer.session.received(10 * stream + 1, part)
+        assert peer.session.idle
+    for record in peer.records():
+        opening = 0 if peer.protocol == "sse" or not record.cold else record.head_bytes
+        sizes.add(record.received_bytes - opening)
+    assert sizes == {len(reply)}
 
 
 def test_a_connection_lost_while_idle_ends_no_stream(peer: Peer) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pandas as pd
 import psutil
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ import pytest
 from bench import experiment
 from bench.record import SCHEMA, read_run, read_trial
 from bench.scenario import Scenario
-from bench.scenario_toml import find, load
+from bench.scenario_toml import load
 from bench.trial import Place, TrialError, run_trial
 
 SMALL = [
@@ -63,7 +64,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small experiment, run once for all the tests that look at it."""
     scenario = load("duel", SMALL)
     folder = experiment.new_folder(tmp_path_factory.mktemp("results"), scenario)
-    assert experiment.run(scenario, find("duel"), SMALL, folder, Silent()) == "finished"
+    assert experiment.run(scenario, "duel", SMALL, folder, Silent()) == "finished"
     return folder
 
 
@@ -127,6 +128,43 @@ def test_bytes_add_up(run_folder: Path) -> None:
     assert all(payloads[0].equals(other) for other in payloads[1:])  # the same JSON on every arm, byte for byte
 
 
+def test_equal_streams_have_equal_framing(run_folder: Path) -> None:
+    for frame in trials_of(run_folder).values():
+        streams = frame[frame["window"] & (frame["phase"] == "firehose")].drop_duplicates("stream")
+        framing = streams["received_bytes"] - streams["head_bytes"] - streams["payload_bytes"]
+        assert framing.nunique() == 1
+
+
+@pytest.mark.parametrize("arm", ["sse-aiohttp", "ws-aiohttp", "ws-websockets"])
+@pytest.mark.parametrize("what", ["first", "gap"])
+def test_time_outs_hold_on_every_protocol(tmp_path: Path, arm: str, what: str) -> None:
+    slow = {
+        "first": "profiles.chat.first={dist='constant', ms=5000}",
+        "gap": "profiles.chat.gap={dist='constant', ms=5000}",
+    }
+    scenario = small_scenario(f"timeouts.{what}_s=0.2", slow[what])
+    only = msgspec.structs.replace(scenario, phases={"chat": scenario.phases["chat"]})
+    frame = read_trial(run_trial(only, 1, Place(arm, 1, 1, 1), tmp_path, None, lambda _: None))
+    streams = frame[frame["window"]].drop_duplicates("stream")
+    assert set(streams["outcome"]) == {"timed_out"}
+    assert set(streams["detail"]) == {what}
+    assert len(streams) == 8
+
+
+def test_too_few_descriptors_are_the_instruments_fault(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "import bench.trial as t; from bench.scenario_toml import load\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "s = load('duel', ['phases.chat.users=60', 'profiles.chat.first.median_ms=2000'])\n"
+        "place = t.Place('sse-aiohttp', 1, 1, 1)\n"
+        "try: t.run_trial(s, 1, place, Path(sys.argv[1]), None, lambda _: None)\n"
+        "except t.TrialError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert "Too many open files" in done.stdout, done.stderr
+
+
 def test_phases_know_their_cost(run_folder: Path) -> None:
     for trial in read_run(run_folder).trials:
         for phase in trial.facts["phases"].values():
@@ -177,13 +215,13 @@ def test_killing_a_process_leaves_finished_trials_and_no_orphans(tmp_path: Path,
     killer = Killer()
     if victim == "servers":
         # A dead server is a result: its streams are refused or cut, and the trial says so.
-        assert experiment.run(scenario, find("duel"), [], folder, killer) == "finished"
+        assert experiment.run(scenario, "duel", [], folder, killer) == "finished"
         first, second = read_run(folder).trials[:2]
         assert set(read_trial(second.path)["outcome"]) >= {"refused"}
         assert (first.facts["server"]["died"], second.facts["server"]["died"]) == (None, -signal.SIGKILL)
     else:
         with pytest.raises(TrialError, match="the driver ended early"):
-            experiment.run(scenario, find("duel"), [], folder, killer)
+            experiment.run(scenario, "duel", [], folder, killer)
         run = read_run(folder)
         assert run.info["state"] == "failed"
         assert [trial.facts["trial"] for trial in run.trials] == [1]

@@ -211,3 +211,10 @@ def test_a_fault_of_ours(start: Start, stack: str) -> None:
 
 def _env() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(servers.__path__[0]).parent)}
+
+
+def test_json_too_deep_to_read_is_a_bad_request(sse: Server) -> None:
+    deep = b'{"model":"short","messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    reply = httpx.post(sse.http + CHAT, content=deep, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    check(reply.json(), 400)
