@@ -97,7 +97,8 @@ MEASURES: dict[str, Measure] = {
         ),
         Measure(
             "capacity", "Capacity", "users", "cost", "window", _ONE,
-            "most users before the first step whose p99 gap excess passes the limit",
+            "most users before the first step whose p99 gap excess passes the limit; at least so many where the last "
+            "step held; none where a step has no gaps to judge by",
         ),
         Measure(
             "loop_lag_p99", "Driver's loop lag, p99", "ms", "check", "window", _ONE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -70,11 +70,14 @@ class _Reduction:
             self.compressed.add(arm)
         phases = frame["phase"].astype(str)
         for phase, facts in trial.facts["phases"].items():
-            for key, value in _window_measures(facts, self._limit(phase)):
+            for key, value in _window_measures(facts):
                 self._put(_Key(phase, arm, "all", 0, key, "value"), _Found(block, value, 1))
+            held = _capacity(facts.get("steps") or ()) if self._limit(phase) is not None else None
+            if held is not None:
+                self._put(_Key(phase, arm, "all", 0, "capacity", "value"), _Found(block, held, 1))
             for step in facts.get("steps") or ():
                 at = _Key(phase, arm, "all", int(step["users"]), "gap_excess", "p99")
-                if step["p99_gap_excess_ns"] is not None:
+                if _has_gaps(step):
                     self._put(at, _Found(block, step["p99_gap_excess_ns"] / 1e6, 1))
             self._add_phase(phase, arm, block, facts, cast(pd.DataFrame, frame[phases == phase]))
 
@@ -113,8 +116,11 @@ class _Reduction:
             self.found.setdefault(key, []).append(found)
 
     def summary(self, run: Run, trials: list[Trial]) -> Summary:
-        values = [_value(key, found) for key, found in self.found.items()]
         info, scenario = run.info, self.scenario
+        values = [
+            _value(key, found, scenario["phases"][key.phase]["users"][-1] if key.measure == "capacity" else None)
+            for key, found in self.found.items()
+        ]
         arms = _arms(scenario, trials)
         phases = [_phase(name, scenario, trials, values) for name in scenario["phases"]]
         used = {v.measure for v in values}
@@ -146,7 +152,24 @@ class _Reduction:
         )
 
 
-def _window_measures(facts: Mapping[str, Any], limit_ms: float | None) -> Iterator[tuple[str, float]]:
+def _has_gaps(step: Mapping[str, Any]) -> bool:
+    """Whether a step had any gap between tokens, without which nothing can be judged: the driver records -1 then."""
+    return step["p99_gap_excess_ns"] not in (None, -1)
+
+
+def _capacity(steps: Sequence[Mapping[str, Any]]) -> float | None:
+    """Most users before the first step beyond the limit; None where a step up to there cannot be judged."""
+    held = 0
+    for step in steps:
+        if not _has_gaps(step):
+            return None
+        if not step["within_limit"]:
+            break
+        held = step["users"]
+    return float(held) if steps else None
+
+
+def _window_measures(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     tokens, seconds = facts["tokens"], (facts["window_end_ns"] - facts["window_start_ns"]) / 1e9
     if tokens and seconds > 0:
         yield "throughput", tokens / seconds
@@ -157,13 +180,6 @@ def _window_measures(facts: Mapping[str, Any], limit_ms: float | None) -> Iterat
     for key in ("loop_lag_p99", "loop_lag_max"):
         if facts.get(f"{key}_ns") is not None:
             yield key, facts[f"{key}_ns"] / 1e6
-    if limit_ms is not None:
-        held = 0
-        for step in facts.get("steps") or ():
-            if not step["within_limit"]:
-                break
-            held = step["users"]
-        yield "capacity", float(held)
 
 
 def _group_measures(
@@ -192,7 +208,8 @@ def _group_measures(
         yield key_of("coalescing", "value"), _Found(block, len(chunks) / reads, 1)
 
 
-def _value(key: _Key, found: list[_Found]) -> Value:
+def _value(key: _Key, found: list[_Found], top: float | None) -> Value:
+    """Median and range over trials. `top` is the most that could be found: more was not tried."""
     numbers = [f.value for f in found]
     return Value(
         *key[:6],
@@ -203,6 +220,8 @@ def _value(key: _Key, found: list[_Found]) -> Value:
         per_trial=numbers,
         blocks=[f.block for f in found],
         samples=sum(f.samples for f in found),
+        at_least=top is not None and sorted(numbers)[len(numbers) // 2] >= top,
+        max_at_least=top is not None and max(numbers) >= top,
     )
 
 

@@ -73,6 +73,10 @@ class Value(msgspec.Struct, frozen=True):
     samples: Annotated[
         int, Meta(description="Streams, gaps or chunks behind it, over all trials; for one-a-trial values the trials")
     ]
+    at_least: Annotated[
+        bool, Meta(description="Capacity only: the median is a lower bound, as the last step of the scenario held")
+    ] = False
+    max_at_least: Annotated[bool, Meta(description="Capacity only: so is the highest trial")] = False
 
 
 class Account(msgspec.Struct):

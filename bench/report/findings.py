@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import NamedTuple
 
-from bench.metrics import Phase, Summary, Value
+from bench.metrics import Arm, Phase, Summary, Value
 from bench.report.numbers import ALIKE, count, listed, spread
 
 NO_VERDICT = (
@@ -84,6 +84,7 @@ def _phase(summary: Summary, phase: Phase) -> list[Finding]:
     if phase.load == "steps":
         unit = f"users within a p99 gap excess of {phase.limit_ms:g} ms"
         found.append(_finding(summary, phase, "capacity", "all", "capacity", "value", unit))
+        found += [_no_capacity(summary, phase, a) for a in summary.arms]
     elif not phase.paced and phase.temperatures:
         found.append(_finding(summary, phase, "throughput without pacing", "all", "throughput", "value", "tokens/s"))
         found.append(_finding(summary, phase, "server CPU", "all", "cpu_server", "value", "µs per token"))
@@ -94,6 +95,15 @@ def _phase(summary: Summary, phase: Phase) -> list[Finding]:
         about = f"gaps between tokens ({tail})"
         found.append(_finding(summary, phase, about, temperature, "gap_excess", tail, "ms longer than due"))
     return [f for f in found if f]
+
+
+def _no_capacity(summary: Summary, phase: Phase, arm: Arm) -> Finding | None:
+    value = summary.get(phase.name, arm.name, "all", "capacity")
+    without = min(arm.trials, phase.trials) - (len(value.per_trial) if value else 0)
+    if without <= 0:
+        return None
+    text = f"no capacity in {without} of {count(arm.trials, 'trial')}, as a step there has no gaps to judge by."
+    return Finding(f"{arm.label}: {text}", lead=f"Phase {phase.name}, capacity")
 
 
 def _everywhere(summary: Summary, phase: Phase, temperature: str, measure: str, statistic: str) -> bool:
@@ -124,7 +134,7 @@ def _overlap(found: list[tuple[str, Value]]) -> str:
     """Whether ranges over trials overlap, pair by pair; nothing where there is no range."""
     ranged = [(label, v) for label, v in found if len(v.per_trial) > 1]
     pairs = list(combinations(ranged, 2))
-    if not pairs:
+    if not pairs or any(v.max_at_least and w.max_at_least for (_, v), (_, w) in pairs):
         return ""
     apart = [f"{a} and {b}" for (a, v), (b, w) in pairs if v.max < w.min or w.max < v.min]
     together = [f"{a} and {b}" for (a, v), (b, w) in pairs if not (v.max < w.min or w.max < v.min)]

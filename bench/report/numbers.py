@@ -31,14 +31,15 @@ def spread(value: Value, finest: int = _FINEST, scale: float = 1.0) -> tuple[str
     """The median over trials and, where there are several, its range as `min to max`, in one precision.
 
     Where the range has no width at that precision, `ALIKE` takes its place. `finest` is the most decimals, and `scale`
-    multiplies all three.
+    multiplies all three. What is a lower bound says `at least`.
     """
     middle, lowest, highest = (v * scale for v in (value.median, value.min, value.max))
     places = 0 if value.unit == "users" else min(finest, decimals(max(abs(middle), abs(highest) / 10)))
+    shown = ("at least " if value.at_least else "") + number(middle, places)
     if len(value.per_trial) < 2:
-        return number(middle, places), ""
+        return shown, ""
     low, high = number(lowest, places), number(highest, places)
-    return number(middle, places), ALIKE if low == high else f"{low} to {high}"
+    return shown, ALIKE if low == high else f"{low} to {'at least ' if value.max_at_least else ''}{high}"
 
 
 def count(n: int, one: str, many: str | None = None) -> str:

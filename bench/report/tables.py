@@ -8,6 +8,8 @@ from bench.metrics import KINDS, MEASURES, Kind, Measure, Phase, Summary, Value
 from bench.report.numbers import spread
 
 _NAMES = {"p50": "median", "p90": "p90", "p99": "p99", "p99.9": "p99.9", "value": ""}
+NO_GAPS = "no gaps"
+"""In place of a capacity that could not be judged."""
 _NEEDS_PACE = {"gap_excess", "lateness", "delivery", "icl", "tpot", "max_stall"}
 """Measures that say something only where tokens are due at times of their own."""
 
@@ -99,8 +101,10 @@ def _steps(summary: Summary, phase: Phase) -> list[Section]:
         rows.append(Row(f"{step} users", "ms", MEASURES["gap_excess"].meaning, cells))
     capacity = [summary.get(phase.name, a.name, "all", "capacity") for a in summary.arms]
     sections = [Section("p99 gap excess", rows)]
-    if any(capacity):
+    if phase.trials:
         limit = f"Capacity (p99 gap excess within {phase.limit_ms:g} ms)"
         one = row(MEASURES["capacity"], "value", capacity)
-        sections.append(Section("Capacity", [one._replace(title=limit)]))
+        of = zip(summary.arms, capacity, one.cells, strict=True)
+        ran = [Cell(NO_GAPS, "") if arm.trials and not value else cell for arm, value, cell in of]
+        sections.append(Section("Capacity", [one._replace(title=limit, cells=ran)]))
     return sections

@@ -9,6 +9,7 @@ from rich.text import Text
 from bench.metrics import MEASURES, Phase, Summary
 from bench.report.findings import findings
 from bench.report.numbers import ALIKE, spread
+from bench.report.tables import NO_GAPS
 
 _WIDTH = 80
 _FEW = 5
@@ -58,8 +59,9 @@ def _add(table: Table, summary: Summary, phase: Phase) -> None:
             found = [summary.get(phase.name, a.name, temperature, measure, statistic) for a in summary.arms]
             cells = []
             for value in found:
-                middle, reach = spread(value, 2, 1e-3 if measure == "throughput" else 1) if value else ("–", "")
+                none = NO_GAPS if measure == "capacity" else "–"
+                middle, reach = spread(value, 2, 1e-3 if measure == "throughput" else 1) if value else (none, "")
                 cells.append(f"{middle} ({reach.replace(' to ', '–')})" if reach not in ("", ALIKE) else middle)
             mixed = len(phase.temperatures) > 1 and not window
-            if any(found):
+            if any(found) or measure == "capacity":
                 table.add_row(f"  {temperature + ' ' if mixed else ''}{title}", *cells)

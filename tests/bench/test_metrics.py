@@ -81,6 +81,9 @@ def test_costs(summary: Summary) -> None:
     assert median(summary, "load", "sse-aiohttp", "all", "memory") == 30.0
     assert summary.get("warm", "sse-aiohttp", "all", "memory") is None, "too few streams were open"
     assert median(summary, "ladder", "sse-aiohttp", "all", "capacity") == 4.0
+    capacity = summary.get("ladder", "sse-aiohttp", "all", "capacity")
+    assert capacity is not None
+    assert not capacity.at_least
     step = summary.get("ladder", "sse-aiohttp", "all", "gap_excess", "p99", users=4)
     assert step is not None
     assert step.median == 2.4
@@ -166,3 +169,17 @@ def test_a_run_without_a_trial_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Unfinished, match="no finished trial") as error:
         summarize(read_run(write_run(tmp_path / "none", Synthetic(finished=0))))
     assert "\n" not in str(error.value)
+
+
+def test_a_capacity_is_a_lower_bound_when_the_last_step_held(tmp_path: Path) -> None:
+    what = Synthetic(blocks=2, phases=("ladder",), steps_ms=(0.9, 2.4, 4.0))
+    capacity = summarize(read_run(write_run(tmp_path / "run", what))).get("ladder", "sse-aiohttp", "all", "capacity")
+    assert capacity is not None
+    assert (capacity.median, capacity.at_least, capacity.max_at_least) == (8.0, True, True)
+
+
+def test_a_step_without_gaps_gives_no_capacity(tmp_path: Path) -> None:
+    what = Synthetic(blocks=1, phases=("ladder",), steps_ms=(0.9, None, None))
+    summary = summarize(read_run(write_run(tmp_path / "run", what)))
+    assert summary.get("ladder", "sse-aiohttp", "all", "capacity") is None
+    assert summary.get("ladder", "sse-aiohttp", "all", "gap_excess", "p99", users=4) is None

@@ -172,6 +172,18 @@ def test_the_terminal_gets_thirty_lines_of_eighty_columns(tmp_path: Path) -> Non
         assert max(len(line) for line in lines) <= 80
 
 
+@pytest.mark.parametrize(("steps_ms", "said"), [((0.9, 2.4, 4.0), "at least 8"), ((0.9, None, None), "no gaps")])
+def test_capacity_says_what_it_is_not(tmp_path: Path, steps_ms: tuple[float | None, ...], said: str) -> None:
+    summary = summary_of(tmp_path / "run", Synthetic(blocks=2, phases=("ladder",), steps_ms=steps_ms))
+    file = io.StringIO()
+    print_summary(summary, Console(file=file, width=80))
+    assert said in file.getvalue()
+    tables, found = markdown.render(summary), [f.text for f in findings(summary)]
+    assert f"| {said}" in tables
+    assert any(said in text for text in found)
+    assert not any("overlap" in text for text in found)
+
+
 def test_markdown_tables_have_a_cell_per_arm(tmp_path: Path) -> None:
     text = markdown.render(summary_of(tmp_path / "run", Synthetic(blocks=1, phases=("warm", "ladder"))))
     rows = [line for line in text.splitlines() if line.startswith("|")]

@@ -29,7 +29,7 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
     held = [
         f"{a.label} {spread(v)[0]}" for a in summary.arms if (v := summary.get(phase.name, a.name, "all", "capacity"))
     ]
-    capacity = f"Users within the limit, median over trials: {listed(held)}."
+    capacity = f"Users within the limit, median over trials: {listed(held) or 'not known'}."
     return [
         Chart(
             phase.name,
