@@ -3,7 +3,7 @@
 from bench.metrics.measures import FEWEST_BEYOND, KINDS, MEASURES, Kind, Measure
 from bench.metrics.shapes import EDGES, SPECTRUM, Group, Shapes
 from bench.metrics.summarize import summarize
-from bench.metrics.summary import Account, Arm, Phase, Results, Summary, Unfinished, Value, WireBytes
+from bench.metrics.summary import Account, Arm, Incident, Phase, Results, Summary, Unfinished, Value, WireBytes
 from bench.metrics.trial import PARTS, chunks_of, streams_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Account",
     "Arm",
     "Group",
+    "Incident",
     "Kind",
     "Measure",
     "Phase",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+import msgspec
 import numpy as np
 import pandas as pd
 
 from bench.metrics.measures import FEWEST_BEYOND, MEASURES, fraction
 from bench.metrics.shapes import Group, Shapes
-from bench.metrics.summary import Account, Arm, MeasureInfo, Phase, Summary, Unfinished, Value, WireBytes
+from bench.metrics.summary import Account, Arm, Incident, MeasureInfo, Phase, Summary, Unfinished, Value, WireBytes
 from bench.metrics.trial import chunks_of, floats, streams_of
+from servers import emitter
 
 if TYPE_CHECKING:
     from bench.record import Run, Trial
@@ -145,6 +147,7 @@ class _Reduction:
             phases=phases,
             measures={k: MeasureInfo(m.title, m.unit, m.kind, m.meaning) for k, m in MEASURES.items() if k in used},
             values=values,
+            incidents=_incidents(trials),
             accounts=[self.accounts[p.name, a.name] for p in phases for a in arms if (p.name, a.name) in self.accounts],
             wire=[_wire(g, totals, g.arm in self.compressed) for g, totals in self.bytes.items() if totals[0] > 0],
             shapes=self.shapes,
@@ -250,10 +253,13 @@ def _wire(group: Group, totals: np.ndarray[Any, np.dtype[np.float64]], compresse
 
 
 def _paced(scenario: dict[str, Any], phase: str) -> bool:
-    """Whether the tokens of a phase have delays at all; without, there is no due time to be early or late against."""
-    profile = scenario["profiles"].get(scenario["phases"][phase]["profile"], {})
-    gap = profile.get("gap", {})
-    return not (gap.get("dist") == "constant" and gap.get("ms") == 0)
+    """Whether any token of a phase has a delay; without, there is no due time to be early or late against.
+
+    The very tables that delays are drawn from say it: a delay below a microsecond is none, one in lockstep is a step.
+    """
+    profile = msgspec.convert(scenario["profiles"][scenario["phases"][phase]["profile"]], emitter.Profile)
+    tables = emitter.prepare(profile)
+    return max(tables.first) > 0 or max(tables.gap) > 0
 
 
 def _phase(name: str, scenario: dict[str, Any], trials: list[Trial], values: list[Value]) -> Phase:
@@ -269,6 +275,15 @@ def _phase(name: str, scenario: dict[str, Any], trials: list[Trial], values: lis
         settings=dict(settings),
         profile=dict(scenario["profiles"].get(settings["profile"], {})),
     )
+
+
+def _incidents(trials: list[Trial]) -> list[Incident]:
+    found = []
+    for facts in (t.facts for t in trials):
+        died, mismatches = facts["server"].get("died"), int(facts.get("schedule_mismatches") or 0)
+        if died is not None or mismatches:
+            found.append(Incident(facts["arm"], facts["block"], None if died is None else int(died), mismatches))
+    return found
 
 
 def _arms(scenario: dict[str, Any], trials: list[Trial]) -> list[Arm]:

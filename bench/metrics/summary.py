@@ -35,7 +35,7 @@ class Phase(msgspec.Struct, frozen=True):
 
     name: Annotated[str, Meta(description="Name in the scenario")]
     load: Annotated[str, Meta(description="closed, open or steps")]
-    paced: Annotated[bool, Meta(description="Whether tokens have due times of their own; false: as fast as they go")]
+    paced: Annotated[bool, Meta(description="Whether any token has a delay of its own; false: as fast as they go")]
     temperatures: Annotated[list[str], Meta(description="cold, warm or both, as found in the records")]
     trials: Annotated[
         int, Meta(description="Finished trials that hold this phase", extra_json_schema={"unit": "trials"})
@@ -137,6 +137,23 @@ class WireBytes(msgspec.Struct, frozen=True):
     total: Annotated[float, Meta(description="All bytes received", extra_json_schema={"unit": "B per token"})]
 
 
+class Incident(msgspec.Struct, frozen=True):
+    """A trial whose server died, or whose tokens were not those of the schedule."""
+
+    arm: Annotated[str, Meta(description="Arm")]
+    block: Annotated[int, Meta(description="Block")]
+    server_died: Annotated[
+        int | None, Meta(description="Exit code of a server that did not live to the end of the trial, else null")
+    ]
+    schedule_mismatches: Annotated[
+        int,
+        Meta(
+            description="Streams whose logged due times are not those of the schedule",
+            extra_json_schema={"unit": "streams"},
+        ),
+    ]
+
+
 class MeasureInfo(msgspec.Struct, frozen=True):
     """What a measure is."""
 
@@ -166,6 +183,7 @@ class Results(msgspec.Struct, kw_only=True):
     versions: Annotated[dict[str, Any], Meta(description="Versions of the packages of the parent process")]
     pinning: Annotated[dict[str, Any] | None, Meta(description="CPUs of server and driver, or null: not pinned")]
     warnings: Annotated[list[str], Meta(description="What could not be read or is missing, one line each")]
+    incidents: Annotated[list[Incident], Meta(description="Trials not to be trusted, and why")]
     arms: Annotated[list[Arm], Meta(description="What was compared")]
     phases: Annotated[list[Phase], Meta(description="Phases, in the order they ran")]
     measures: Annotated[dict[str, MeasureInfo], Meta(description="Every measure that `values` holds, by key")]

@@ -5,11 +5,12 @@ Nothing here says that an arm is better, faster or different: whether ranges ove
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from bench.metrics import Arm, Phase, Summary, Value
-from bench.report.numbers import ALIKE, count, listed, spread
+from bench.metrics import Arm, Incident, Phase, Summary, Value
+from bench.report.numbers import ALIKE, count, listed, number, spread
 
 NO_VERDICT = (
     "This report describes. It does not say which arm is better: verdicts with statistics are not made here, and "
@@ -34,7 +35,12 @@ def findings(summary: Summary) -> list[Finding]:
 
 
 def _trust(summary: Summary) -> list[Finding]:
-    found = []
+    labels = {a.name: a.label for a in summary.arms}
+    found = [
+        text
+        for incident in summary.incidents
+        for text in _incident(incident, f"Block {incident.block}, {labels[incident.arm]}")
+    ]
     if summary.trials_finished < summary.trials_planned:
         found.append(
             f"The run is {summary.state}: {summary.trials_finished} of {summary.trials_planned} trials are here, and "
@@ -48,7 +54,6 @@ def _trust(summary: Summary) -> list[Finding]:
     if absent:
         found.append(f"No finished trial holds the {'phase' if len(absent) == 1 else 'phases'} {listed(absent)}.")
     found += [f"Left out: {w}" for w in summary.warnings]
-    labels = {a.name: a.label for a in summary.arms}
     for account in summary.accounts:
         where = f"{account.phase}, {labels[account.arm]}"
         if account.failed:
@@ -77,6 +82,17 @@ def _trust(summary: Summary) -> list[Finding]:
             f"lost, repeated, out of order or altered. {punctuality}"
         )
     ]
+
+
+def _incident(incident: Incident, where: str) -> Iterator[str]:
+    if incident.server_died is not None:
+        code = number(incident.server_died, 0)
+        yield f"{where}: the server died (exit code {code}); this trial is in the figures all the same."
+    if incident.schedule_mismatches:
+        yield (
+            f"{where}: {count(incident.schedule_mismatches, 'stream')} of the server did not follow the schedule that "
+            "the driver computed, so that excess and lateness there are wrong."
+        )
 
 
 def _phase(summary: Summary, phase: Phase) -> list[Finding]:

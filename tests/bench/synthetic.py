@@ -66,6 +66,10 @@ class Synthetic:
     noise: bool = False
     phases: tuple[str, ...] = tuple(PHASES)
     arms: tuple[str, ...] = tuple(ARMS)
+    died: int | None = None
+    """Exit code of every trial's server."""
+    mismatches: int = 0
+    """Streams off the schedule in every trial."""
     finished: int | None = None
     """Trials on disk; fewer than planned make an interrupted run."""
     fail_every: int = 0
@@ -143,9 +147,10 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
         "server": {
             "stack": ARMS[arm]["stack"], "settings": settings,
             "versions": {"python": "3.11.9", ARMS[arm]["stack"]: "3.14.1" if "aiohttp" in arm else "16.0"},
+            "died": what.died,
         },
         "driver": {"versions": {"python": "3.11.9", "uvloop": "0.22.1"}, "loop": "uvloop", "gc": "frozen"},
-        "phases": phases,
+        "phases": phases, "schedule_mismatches": what.mismatches,
     }  # fmt: skip
     table = pa.Table.from_pylist(rows)
     for name in _STRINGS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +185,22 @@ def test_a_step_without_gaps_gives_no_capacity(tmp_path: Path) -> None:
     summary = summarize(read_run(write_run(tmp_path / "run", what)))
     assert summary.get("ladder", "sse-aiohttp", "all", "capacity") is None
     assert summary.get("ladder", "sse-aiohttp", "all", "gap_excess", "p99", users=4) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "gap", "step_ms", "paced"),
+    [
+        ({"dist": "lognormal", "median_ms": 0.0, "sigma": 0.5}, {"dist": "exponential", "mean_ms": 0.0}, 0.0, False),
+        ({"dist": "constant", "ms": 0.0}, {"dist": "constant", "ms": 0.0004}, 0.0, False),
+        ({"dist": "constant", "ms": 80.0}, {"dist": "constant", "ms": 0.0}, 0.0, True),
+        ({"dist": "constant", "ms": 0.0}, {"dist": "constant", "ms": 0.0}, 5.0, True),
+    ],
+)
+def test_whether_tokens_are_paced_is_read_from_their_delays(
+    tmp_path: Path, first: dict[str, Any], gap: dict[str, Any], step_ms: float, paced: bool
+) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("unpaced",)))
+    info = json.loads((folder / "run.json").read_text())
+    info["scenario"]["profiles"]["instant"] |= {"first": first, "gap": gap, "step_ms": step_ms}
+    (folder / "run.json").write_text(json.dumps(info))
+    assert summarize(read_run(folder)).phases[0].paced is paced

@@ -102,7 +102,7 @@ def test_json_is_as_its_schema_says(built: tuple[Path, dict[str, Path]]) -> None
 
 
 def test_the_schema_describes_every_field_and_gives_numbers_a_unit() -> None:
-    unitless = {"format", "seed", "blocks", "samples"}
+    unitless = {"format", "seed", "block", "blocks", "server_died", "samples"}
     for kind, definition in json_.schema()["$defs"].items():
         assert definition["description"], kind
         for name, field in definition["properties"].items():
@@ -142,6 +142,25 @@ def test_what_went_wrong_comes_first(tmp_path: Path) -> None:
     assert any("2 of 20 streams did not complete (2 truncated)" in t for t in grave)
     assert any("40 lost" in t for t in grave)
     assert not any("accounted for" in f.text for f in found)
+
+
+def test_dead_servers_and_broken_schedules_come_before_all_else(tmp_path: Path) -> None:
+    what = Synthetic(blocks=1, finished=1, phases=("warm",), died=-9, mismatches=2)
+    dead, broken, *_ = findings(summary_of(tmp_path / "run", what))
+    assert dead.text.startswith("Block 0, SSE on aiohttp: the server died (exit code \u22129)")
+    assert broken.text.startswith("Block 0, SSE on aiohttp: 2 streams of the server did not follow the schedule")
+    assert dead.grave
+    assert broken.grave
+
+
+def test_a_delay_before_the_first_token_is_told_though_gaps_have_none(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("unpaced",)))
+    info = json.loads((folder / "run.json").read_text())
+    info["scenario"]["profiles"]["instant"]["first"]["ms"] = 80.0
+    (folder / "run.json").write_text(json.dumps(info))
+    text = markdown.render(summarize(read_run(folder)))
+    assert "first token due after 80 ms each; gaps none" in text
+    assert "without pacing" not in text
 
 
 def test_a_run_with_a_phase_missing_still_reports(tmp_path: Path) -> None:
