@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from servers.emitter import Profile
 
 FORMAT = 1
 """Of the Parquet files and of run.json. Raised when a column changes its meaning."""
@@ -90,6 +94,71 @@ class Run:
     """Files that could not be read, a line each."""
 
 
+class _Named(msgspec.Struct):
+    protocol: str
+    stack: str
+
+
+class _Phase(msgspec.Struct):
+    load: str
+    profile: str
+    connections: str
+
+
+class _Experiment(msgspec.Struct):
+    mode: str
+
+
+class _Scenario(msgspec.Struct):
+    name: str
+    title: str
+    arms: dict[str, _Named]
+    profiles: dict[str, dict[str, Any]]
+    phases: dict[str, _Phase]
+    experiment: _Experiment
+
+
+class _Info(msgspec.Struct):
+    """What a report needs of run.json."""
+
+    tokenwire: str
+    run: str
+    created: datetime
+    state: str
+    scenario: _Scenario
+    overrides: list[str]
+    seed: int
+    order: list[list[str]]
+    machine: dict[str, Any]
+    versions: dict[str, Any]
+    pinning: dict[str, Any] | None
+
+
+class _Window(msgspec.Struct):
+    window_start_ns: int
+    window_end_ns: int
+    tokens: int
+    server_cpu_ns: int
+    driver_cpu_ns: int
+    server_rss_start: int
+    server_rss_peak: int
+    peak_open: int
+
+
+class _Facts(msgspec.Struct):
+    """What a report needs of a trial's facts."""
+
+    arm: str
+    block: int
+    trial: int
+    server: dict[str, Any]
+    phases: dict[str, _Window]
+
+
+class _Foreign(ValueError):
+    """A trial of another format, or of another scenario."""
+
+
 class RecordError(Exception):
     """A run that cannot be read. The message is one line for the user."""
 
@@ -97,31 +166,87 @@ class RecordError(Exception):
 def read_run(path: Path) -> Run:
     """Read run.json and what its trials say of themselves. Unreadable trials become warnings.
 
-    Raises `RecordError` when there is no run at `path`.
+    Of two files of one arm and block the one named as `run` names it is kept. Raises `RecordError` when there is no run
+    at `path`.
     """
+    info = _info(path)
+    trials, warnings = [], []
+    for file in sorted((path / TRIALS).glob("[!.]*.parquet")):
+        try:
+            trials.append(Trial(file, _facts(file, info["scenario"])))
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            warnings.append(f"{file.name}: left out, {_why(error)}")
+    places = {(t.facts["arm"], t.facts["block"]) for t in trials if t.path.name == _name(t)}
+    once: dict[tuple[str, int], Trial] = {}
+    for trial in trials:
+        place = trial.facts["arm"], trial.facts["block"]
+        if (place in places and trial.path.name != _name(trial)) or place in once:
+            warnings.append(f"{trial.path.name}: left out, block {place[1]} has another file of {place[0]}")
+        else:
+            once[place] = trial
+    return Run(path, info, sorted(once.values(), key=lambda trial: int(trial.facts["trial"])), warnings)
+
+
+def _info(path: Path) -> dict[str, Any]:
+    """run.json, with every key that a report needs. Raises `RecordError`."""
+    file = path / RUN_FILE
     try:
-        info = json.loads((path / RUN_FILE).read_text("utf-8"))
+        info = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise RecordError(
             f"{path}: no run here ({RUN_FILE}: {error.strerror}); give a folder that `run` made"
         ) from None
-    except ValueError as error:
-        raise RecordError(f"{path / RUN_FILE}: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{file}: not JSON: {error}") from None
+    if not isinstance(info, dict):
+        raise RecordError(f"{file}: not an object, so not of a run")
     if info.get("format") != FORMAT:
-        raise RecordError(f"{path / RUN_FILE}: format {info.get('format')!r}; this version reads format {FORMAT}")
-    trials, warnings = [], []
-    for file in sorted((path / TRIALS).glob("[!.]*.parquet")):
-        try:
-            metadata = pq.read_schema(file).metadata or {}
-            trials.append(Trial(file, json.loads(metadata[METADATA_KEY])["trial"]))
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            warnings.append(f"{file.name}: left out, it cannot be read: {type(error).__name__}: {error}")
-    trials.sort(key=lambda trial: trial.facts["trial"])
-    return Run(path, info, trials, warnings)
+        raise RecordError(f"{file}: format {info.get('format')!r}; this version reads format {FORMAT}")
+    try:
+        msgspec.convert(info, _Info)
+        for phase in info["scenario"]["phases"].values():
+            msgspec.convert(info["scenario"]["profiles"][phase["profile"]], Profile)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{file}: {error}") from None
+    except KeyError as error:
+        raise RecordError(f"{file}: the scenario has no profile {error}") from None
+    return info
+
+
+def _name(trial: Trial) -> str:
+    """The name under which `run` writes a trial."""
+    return f"{trial.facts['block']:03d}-{trial.facts['arm']}.parquet"
+
+
+def _facts(file: Path, scenario: dict[str, Any]) -> dict[str, Any]:
+    """What a trial says of itself. Raises one of several errors when that is not of this format or of this scenario."""
+    kept = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+    if kept["format"] != FORMAT:
+        raise _Foreign(f"format {kept['format']!r}; this version reads format {FORMAT}")
+    facts = kept["trial"]
+    msgspec.convert(facts, _Facts)
+    if facts["arm"] not in scenario["arms"]:
+        raise _Foreign(f"the scenario has no arm {facts['arm']!r}")
+    strange = sorted(set(facts["phases"]) - set(scenario["phases"]))
+    if strange:
+        raise _Foreign(f"the scenario has no phase {strange[0]!r}")
+    return dict(facts)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, _Foreign):
+        return str(error)
+    return f"it cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def read_trial(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """One trial's rows, one per content chunk. Nullable integers come as pandas `Int64`/`Int32`."""
-    table = pq.read_table(path, columns=list(columns) if columns else None)
+    """One trial's rows, one per content chunk. Nullable integers come as pandas `Int64`/`Int32`.
+
+    Raises `RecordError` when its pages cannot be read, which its metadata do not tell.
+    """
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise RecordError(f"{path.name}: left out, {_why(error)}") from None
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}.get)
     return frame

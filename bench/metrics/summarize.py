@@ -40,22 +40,28 @@ class _Found(NamedTuple):
 
 
 def summarize(run: Run) -> Summary:
-    """Summarize a run, holding one trial in memory at a time. Raises `Unfinished` when it has no finished trial."""
+    """Summarize a run, holding one trial in memory at a time. Raises `Unfinished` when it has no finished trial.
+
+    A trial whose data turn out to be unreadable is left out, with a warning.
+    """
     if not run.trials:
         raise Unfinished(f"{run.path}: no finished trial, so there is nothing to report")
     trials = sorted(run.trials, key=lambda t: (t.facts["block"], t.facts["trial"]))
-    reduction = _Reduction(run.info["scenario"], sample_block=int(trials[0].facts["block"]))
-    for trial in trials:
-        reduction.add(trial)
-    return reduction.summary(run, trials)
+    reduction = _Reduction(run.info["scenario"])
+    whole = [trial for trial in trials if reduction.add(trial)]
+    if not whole:
+        raise Unfinished(f"{run.path}: no trial can be read, so there is nothing to report; {reduction.warnings[0]}")
+    return reduction.summary(run, whole)
 
 
 class _Reduction:
     """What is kept of the trials seen so far."""
 
-    def __init__(self, scenario: dict[str, Any], sample_block: int) -> None:
+    def __init__(self, scenario: dict[str, Any]) -> None:
         self.scenario = scenario
-        self.sample_block = sample_block
+        self.sample_block: int | None = None
+        """The first block that can be read: its streams are shown as samples."""
+        self.warnings: list[str] = []
         self.found: dict[_Key, list[_Found]] = {}
         self.accounts: dict[tuple[str, str], Account] = {}
         self.compressed: set[str] = set()
@@ -63,11 +69,17 @@ class _Reduction:
         self.bytes: dict[Group, np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.shapes = Shapes()
 
-    def add(self, trial: Trial) -> None:
-        from bench.record import read_trial
+    def add(self, trial: Trial) -> bool:
+        """Take in a trial; false when it cannot be read, which leaves everything as it was."""
+        from bench.record import SCHEMA, RecordError, read_trial
 
         arm, block = str(trial.facts["arm"]), int(trial.facts["block"])
-        frame = read_trial(trial.path)
+        try:
+            frame = read_trial(trial.path, SCHEMA.names)
+        except RecordError as error:
+            self.warnings.append(str(error))
+            return False
+        self.sample_block = block if self.sample_block is None else self.sample_block
         if _compresses(trial.facts, self.scenario["arms"][arm]["protocol"]):
             self.compressed.add(arm)
         phases = frame["phase"].astype(str)
@@ -82,6 +94,7 @@ class _Reduction:
                 if _has_gaps(step):
                     self._put(at, _Found(block, step["p99_gap_excess_ns"] / 1e6, 1))
             self._add_phase(phase, arm, block, facts, cast(pd.DataFrame, frame[phases == phase]))
+        return True
 
     def _limit(self, phase: str) -> float | None:
         limit = self.scenario["phases"].get(phase, {}).get("limit_ms")
@@ -142,7 +155,7 @@ class _Reduction:
             machine=info["machine"],
             versions=info["versions"],
             pinning=info["pinning"],
-            warnings=[str(w) for w in run.warnings],
+            warnings=[*run.warnings, *self.warnings],
             arms=arms,
             phases=phases,
             measures={k: MeasureInfo(m.title, m.unit, m.kind, m.meaning) for k, m in MEASURES.items() if k in used},

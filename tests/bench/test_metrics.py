@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from synthetic import (
     ARMS,
@@ -26,7 +27,7 @@ from synthetic import (
 )
 
 from bench.metrics import PARTS, Group, Summary, Unfinished, chunks_of, streams_of, summarize
-from bench.record import read_run, read_trial
+from bench.record import RecordError, read_run, read_trial
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +205,75 @@ def test_whether_tokens_are_paced_is_read_from_their_delays(
     info["scenario"]["profiles"]["instant"] |= {"first": first, "gap": gap, "step_ms": step_ms}
     (folder / "run.json").write_text(json.dumps(info))
     assert summarize(read_run(folder)).phases[0].paced is paced
+
+
+def trials_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "trials").iterdir())
+
+
+def retold(path: Path, to: Path, **facts: Any) -> None:
+    """Copy a trial's file with other facts; `format` is the file's."""
+    table = pq.read_table(path)
+    kept = json.loads(table.schema.metadata[b"tokenwire"])
+    kept["format"] = facts.pop("format", kept["format"])
+    kept["trial"] |= facts
+    pq.write_table(table.replace_schema_metadata({"tokenwire": json.dumps(kept)}), to)
+
+
+def test_of_two_files_of_a_trial_the_one_with_its_name_is_kept(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("warm",)))
+    good = folder / "trials" / "000-ws-aiohttp.parquet"
+    (folder / "trials" / "000-copy.parquet").write_bytes(good.read_bytes())
+    run = read_run(folder)
+    assert good in [t.path for t in run.trials]
+    assert len(run.trials) == 3
+    assert run.warnings == ["000-copy.parquet: left out, block 0 has another file of ws-aiohttp"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"arm": "other"}, "the scenario has no arm 'other'"),
+        ({"format": 9}, "format 9; this version reads format 1"),
+        ({"block": "x"}, "it cannot be read: ValidationError"),
+    ],
+)
+def test_a_file_of_another_run_or_format_is_left_out(tmp_path: Path, facts: dict[str, Any], why: str) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("warm",)))
+    retold(folder / "trials" / "000-ws-aiohttp.parquet", folder / "trials" / "strange.parquet", **facts)
+    summary = summarize(read_run(folder))
+    assert summary.trials_finished == 3
+    assert summary.warnings[0].startswith(f"strange.parquet: left out, {why}")
+
+
+def test_a_phase_that_the_scenario_does_not_have_leaves_the_trial_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("warm", "unpaced")))
+    info = json.loads((folder / "run.json").read_text())
+    del info["scenario"]["phases"]["unpaced"]
+    (folder / "run.json").write_text(json.dumps(info))
+    run = read_run(folder)
+    assert not run.trials
+    assert all("the scenario has no phase 'unpaced'" in w for w in run.warnings)
+
+
+def test_corrupt_pages_leave_one_trial_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("warm",)))
+    broken = folder / "trials" / "000-sse-aiohttp.parquet"
+    data = bytearray(broken.read_bytes())
+    data[4 : len(data) // 2] = b"\xff" * (len(data) // 2 - 4)
+    broken.write_bytes(data)
+    summary = summarize(read_run(folder))
+    assert (summary.trials_finished, [a.trials for a in summary.arms]) == (2, [0, 1, 1])
+    assert summary.warnings[0].startswith("000-sse-aiohttp.parquet: left out, it cannot be read")
+    for other in trials_in(folder):
+        (folder / "trials" / other).write_bytes(data)
+    with pytest.raises(Unfinished, match="no trial can be read"):
+        summarize(read_run(folder))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", '{"format": 1}', '{"format": 1, "scenario": {}}'])
+def test_a_run_file_that_is_not_one_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RecordError) as error:
+        read_run(tmp_path)
+    assert "\n" not in str(error.value)
