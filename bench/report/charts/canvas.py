@@ -9,7 +9,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -99,12 +99,14 @@ def inline(chart: Chart) -> str:
 
 
 def _titled(chart: Chart) -> Figure:
+    """The chart between its title and its caption, each in a part of its own: none can run into a key row."""
     title, caption = textwrap.fill(chart.title, 50), textwrap.fill(chart.caption, 78)
-    extra = 0.24 * (title.count("\n") + 1) + 0.16 * (caption.count("\n") + 1) + 0.2
-    figure = Figure(figsize=(WIDTH, chart.height + extra), layout="constrained")
-    figure.suptitle(title, x=0.02, ha="left", fontsize=11.5, fontweight="bold")
-    chart.draw(figure)
-    figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, color=MUTED)
+    heights = [0.1 + 0.22 * (title.count("\n") + 1), chart.height, 0.12 + 0.16 * (caption.count("\n") + 1)]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    above, middle, below = figure.subfigures(3, 1, height_ratios=heights, hspace=0)
+    above.text(0.02, 0.5, title, ha="left", va="center", fontsize=11.5, fontweight="bold")
+    chart.draw(cast(Figure, middle))
+    below.text(0.02, 0.5, caption, ha="left", va="center", fontsize=8, color=MUTED)
     return figure
 
 
