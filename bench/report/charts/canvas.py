@@ -9,7 +9,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -103,9 +103,10 @@ def _titled(chart: Chart) -> Figure:
     title, caption = textwrap.fill(chart.title, 50), textwrap.fill(chart.caption, 78)
     heights = [0.1 + 0.22 * (title.count("\n") + 1), chart.height, 0.12 + 0.16 * (caption.count("\n") + 1)]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-    above, middle, below = figure.subfigures(3, 1, height_ratios=heights, hspace=0)
+    parts: Any = figure.subfigures(3, 1, height_ratios=heights, hspace=0)
+    above, middle, below = parts
     above.text(0.02, 0.5, title, ha="left", va="center", fontsize=11.5, fontweight="bold")
-    chart.draw(cast(Figure, middle))
+    chart.draw(middle)
     below.text(0.02, 0.5, caption, ha="left", va="center", fontsize=8, color=MUTED)
     return figure
 
@@ -122,6 +123,9 @@ def _compact(text: str) -> str:
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Inside tags only: coordinates are cut to two decimals, the numbers of labels never.
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)
+    # Ids are numbered as they come: some of matplotlib's are made of addresses in memory, other in every process.
+    for i, made in enumerate(dict.fromkeys(re.findall(r'\bid="([a-z][0-9a-f]{10})"', text))):
+        text = re.sub(rf"\b{made}\b", f"i{i}", text)
     text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", _FONTS, text)
     return re.sub(r"\s*\n\s*", " ", text).replace("> <", "><")
 
