@@ -132,6 +132,7 @@ class _Info(msgspec.Struct):
     machine: dict[str, Any]
     versions: dict[str, Any]
     pinning: dict[str, Any] | None
+    source: str | None = None
 
 
 class _Window(msgspec.Struct):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Temperature = Literal["cold", "warm", "all"]
 _DEFECTS = ("lost", "repeated", "reordered", "corrupted")
+_ENDED_BY_CLIENT = ("timed_out", "cancelled")
+"""What the server had handed over when the client left is not lost: nobody was there to receive it."""
 _BYTES = ("received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
 _MEMORY_FROM_OPEN = 50
 
@@ -118,11 +120,13 @@ class _Reduction:
     def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
         account = self.accounts.setdefault((phase, arm), Account(phase, arm))
         account.streams += len(streams)
-        for outcome, count in streams["outcome"].astype(str).value_counts().items():
+        outcomes = streams["outcome"].astype(str)
+        for outcome, count in outcomes.value_counts().items():
             account.outcomes[str(outcome)] = account.outcomes.get(str(outcome), 0) + int(count)
         account.tokens += int(streams["got_tokens"].sum())
         for defect in _DEFECTS:
-            setattr(account, defect, getattr(account, defect) + int(streams[defect].sum()))
+            counted = streams if defect != "lost" else streams[~outcomes.isin(_ENDED_BY_CLIENT)]
+            setattr(account, defect, getattr(account, defect) + int(counted[defect].sum()))
         for fact in ("starts", "starts_late", "dropped"):
             setattr(account, fact, getattr(account, fact) + int(facts.get(fact) or 0))
 
@@ -145,6 +149,7 @@ class _Reduction:
             created=info["created"],
             state=info["state"],
             scenario=scenario["name"],
+            source=info.get("source") or scenario["name"],
             title=scenario["title"],
             mode=scenario["experiment"]["mode"],
             seed=info["seed"],

@@ -89,7 +89,14 @@ class Account(msgspec.Struct):
         dict[str, int], Meta(description="Streams by outcome", extra_json_schema={"unit": "streams"})
     ] = msgspec.field(default_factory=dict)
     tokens: Annotated[int, Meta(description="Content tokens received", extra_json_schema={"unit": "tokens"})] = 0
-    lost: Annotated[int, Meta(description="Chunks due but never received", extra_json_schema={"unit": "chunks"})] = 0
+    lost: Annotated[
+        int,
+        Meta(
+            description="Chunks handed over by the server and not received (of a complete stream, its whole schedule), "
+            "but for streams that the client ended itself: timed_out and cancelled",
+            extra_json_schema={"unit": "chunks"},
+        ),
+    ] = 0
     repeated: Annotated[int, Meta(description="Chunks received again", extra_json_schema={"unit": "chunks"})] = 0
     reordered: Annotated[int, Meta(description="Chunks out of order", extra_json_schema={"unit": "chunks"})] = 0
     corrupted: Annotated[int, Meta(description="Chunks with another text", extra_json_schema={"unit": "chunks"})] = 0
@@ -172,6 +179,7 @@ class Results(msgspec.Struct, kw_only=True):
     created: Annotated[str, Meta(description="When it began, ISO 8601")]
     state: Annotated[str, Meta(description="running, finished, interrupted or failed")]
     scenario: Annotated[str, Meta(description="Name of the scenario")]
+    source: Annotated[str, Meta(description="What `run` was given: the name of a shipped scenario, or a path")]
     title: Annotated[str, Meta(description="Title of the scenario")]
     mode: Annotated[str, Meta(description="equal or as-deployed")]
     seed: Annotated[int, Meta(description="Seed of everything random")]

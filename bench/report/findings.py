@@ -18,11 +18,14 @@ NO_VERDICT = (
 )
 
 LATE_SHARE = 0.01
-"""Of all starts; when more are late, that is said before anything else."""
+"""Of the starts of an open load; when more are late, it was not the load that was asked for."""
 
 
 class Finding(NamedTuple):
-    """A sentence or two, and what they are about. `grave` ones concern the trust in all else and come first."""
+    """A sentence or two, and what they are about. `grave` ones concern the trust in all else.
+
+    What has no `lead` is about the run as a whole and comes first.
+    """
 
     text: str
     grave: bool = False
@@ -67,21 +70,34 @@ def _trust(summary: Summary) -> list[Finding]:
         ]
         if defects:
             found.append(f"{where}: chunks of content {listed(defects)}.")
-    starts, late, dropped = (sum(getattr(a, f) for a in summary.accounts) for f in ("starts", "starts_late", "dropped"))
-    punctuality = f"Of {count(starts, 'start')} {late} came more than 1 ms late and {dropped or 'none'} " + (
-        "was dropped." if dropped == 1 else "were dropped."
-    )
-    if dropped or late > LATE_SHARE * starts:
-        found.append(f"{punctuality} The driver did not offer quite the load that was asked for.")
-    if found:
-        return [Finding(text, grave=True) for text in found]
-    streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
-    return [
-        Finding(
-            f"All {count(streams, 'stream')} are complete and all {count(tokens, 'token')} are accounted for: none "
-            f"lost, repeated, out of order or altered. {punctuality}"
+    grave = [Finding(text, grave=True) for text in found]
+    if not any(a.failed or a.lost or a.repeated or a.reordered or a.corrupted for a in summary.accounts):
+        streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
+        grave.append(
+            Finding(
+                f"All {count(streams, 'stream')} are complete and all {count(tokens, 'token')} are accounted for: none "
+                "lost, repeated, out of order or altered."
+            )
         )
-    ]
+    return [*grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
+
+
+def _starts(summary: Summary, phase: Phase) -> Iterator[Finding]:
+    """Whether streams started when they should have. Nothing where all of a phase start at once or one by one."""
+    if phase.load != "open" and not phase.settings.get("ramp_s") and not phase.settings.get("think_s"):
+        return
+    own = [a for a in summary.accounts if a.phase == phase.name]
+    starts, late, dropped = (sum(getattr(a, f) for a in own) for f in ("starts", "starts_late", "dropped"))
+    if not late and not dropped:
+        return
+    text = (
+        f"Phase {phase.name}: of {count(starts, 'start')} {late or 'none'} came more than 1 ms late and "
+        f"{dropped or 'none'} {'was' if dropped == 1 else 'were'} dropped."
+    )
+    grave = dropped > 0 or (phase.load == "open" and late > LATE_SHARE * starts)
+    if grave:
+        text += " The driver did not offer quite the load that was asked for."
+    yield Finding(text, grave=grave)
 
 
 def _incident(incident: Incident, where: str) -> Iterator[str]:

@@ -31,8 +31,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(Text(text, style=style), width=width)
 
     say(f"{summary.title}: {summary.trials_finished} of {summary.trials_planned} trials, mode {summary.mode}", "bold")
-    everything = findings(summary)
-    trust = [f for f in everything if f.grave] or everything[:1]
+    trust = [f for f in findings(summary) if not f.lead]
     for finding in trust[:_FEW]:
         say(finding.text, "red" if finding.grave else "")
     if len(trust) > _FEW:

@@ -66,6 +66,10 @@ class Synthetic:
     noise: bool = False
     phases: tuple[str, ...] = tuple(PHASES)
     arms: tuple[str, ...] = tuple(ARMS)
+    late: int = 0
+    """Late starts of every phase of a trial."""
+    outcome: str = "truncated"
+    """Of streams that are cut."""
     died: int | None = None
     """Exit code of every trial's server."""
     mismatches: int = 0
@@ -127,7 +131,7 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
             "server_cpu_ns": int(per_token * tokens), "driver_cpu_ns": int(per_token * tokens / 4),
             "server_rss_start": 40 << 20, "server_rss_peak": (40 << 20) + 64 * 30_720, "driver_rss_start": 30 << 20,
             "driver_rss_peak": 31 << 20, "peak_open": 64 if phase == "load" else 4,
-            "starts": len({r["stream"] for r in kept}), "starts_late": 0, "dropped": 0,
+            "starts": len({r["stream"] for r in kept}), "starts_late": what.late, "dropped": 0,
             "loop_lag_p99_ns": 80_000, "loop_lag_max_ns": 400_000, "sent_bytes_opening": 0,
         }  # fmt: skip
         if PHASES[phase]["load"] == "steps":
@@ -183,7 +187,7 @@ def _phase_rows(rows: list[dict[str, Any]], what: Synthetic, rng: Any, arm: str,
         message = DEFLATED if arm in what.compressed else JSON + FRAMING[protocol]
         stream |= {
             "step": step, "taken_up_ns": some[0].pop("taken_up_ns"), "ended_ns": got[-1]["received_ns"] + 100_000,
-            "outcome": "truncated" if cut else "complete", "lost": len(some) - len(got),
+            "outcome": what.outcome if cut else "complete", "lost": len(some) - len(got),
             "received_bytes": HEAD + len(got) * message + (0 if arm in what.compressed else OTHER),
             "payload_bytes": OTHER + len(got) * JSON, "content_bytes": len(got) * JSON, "text_bytes": TEXT * len(got),
         }  # fmt: skip

@@ -277,3 +277,10 @@ def test_a_run_file_that_is_not_one_is_one_line(tmp_path: Path, text: str) -> No
     with pytest.raises(RecordError) as error:
         read_run(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_chunks_are_not_lost_where_the_client_left(tmp_path: Path) -> None:
+    what = Synthetic(blocks=1, phases=("warm",), fail_every=10, outcome="timed_out")
+    account = summarize(read_run(write_run(tmp_path / "run", what))).account("warm", "sse-aiohttp")
+    assert account is not None
+    assert (account.failed, account.lost) == (2, 0)

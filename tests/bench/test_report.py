@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from synthetic import ARMS, PHASES, Synthetic, write_run
 
 from bench.metrics import Summary, Unfinished, summarize
 from bench.record import read_run
-from bench.report import build, json_, markdown
+from bench.report import build, describe, json_, markdown
 from bench.report.findings import findings
 from bench.report.numbers import number
 from bench.report.style import looks
@@ -151,6 +152,23 @@ def test_dead_servers_and_broken_schedules_come_before_all_else(tmp_path: Path) 
     assert broken.text.startswith("Block 0, SSE on aiohttp: 2 streams of the server did not follow the schedule")
     assert dead.grave
     assert broken.grave
+
+
+def test_late_starts_are_told_after_completeness_and_only_where_starts_are_scheduled(tmp_path: Path) -> None:
+    found = findings(summary_of(tmp_path / "run", Synthetic(blocks=1, phases=("warm", "load"), late=2)))
+    assert found[0].text.startswith("All 120 streams are complete")
+    assert found[1].text.startswith("Phase load: of 60 starts 6 came more than 1 ms late and none were dropped.")
+    assert found[1].grave
+    assert not any("warm: of" in f.text for f in found)
+
+
+@pytest.mark.parametrize("source", [None, "chat", "my scenarios/other.toml"])
+def test_the_command_to_run_again_names_what_was_run(tmp_path: Path, source: str | None) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("unpaced",)))
+    info = json.loads((folder / "run.json").read_text()) | ({"source": source} if source else {})
+    (folder / "run.json").write_text(json.dumps(info))
+    told = shlex.split(describe.command(summarize(read_run(folder))))
+    assert told == ["tokenwire", "run", source or "chat", "--set", "experiment.blocks=1"]
 
 
 def test_a_delay_before_the_first_token_is_told_though_gaps_have_none(tmp_path: Path) -> None:
