@@ -92,6 +92,15 @@ MEASURES: dict[str, Measure] = {
         Measure("cpu_server", "Server CPU per token", "µs", "cost", "window", _ONE, "CPU time used over tokens"),
         Measure("cpu_driver", "Client CPU per token", "µs", "cost", "window", _ONE, "driver's CPU time over tokens"),
         Measure(
+            "cpu_server_stream", "Server CPU per stream", "ms", "cost", "window", _ONE,
+            "CPU time used over the streams that ended in the window, opening the connection included; phases over "
+            "cold connections, where it says more than CPU per token",
+        ),
+        Measure(
+            "cpu_driver_stream", "Client CPU per stream", "ms", "cost", "window", _ONE,
+            "driver's CPU time over the same streams",
+        ),
+        Measure(
             "memory", "Server memory per open stream", "KiB", "cost", "window", _ONE,
             "growth of the server's resident memory over the streams open at the peak; phases with at least 50 of them",
         ),
@@ -99,10 +108,6 @@ MEASURES: dict[str, Measure] = {
             "capacity", "Capacity", "users", "cost", "window", _ONE,
             "most users before the first step whose p99 gap excess passes the limit; at least so many where the last "
             "step held; none where a step has no gaps to judge by",
-        ),
-        Measure(
-            "loop_lag_p99", "Driver's loop lag, p99", "ms", "check", "window", _ONE,
-            "how late the driver's event loop ran a timer",
         ),
         Measure(
             "loop_lag_max", "Driver's loop lag, longest", "ms", "check", "window", _ONE,

@@ -107,6 +107,11 @@ class _Reduction:
         websocket = self.scenario["arms"][arm]["protocol"] == "websocket"
         streams = streams_of(frame, chunks, websocket=websocket)
         self._account(phase, arm, facts, streams)
+        ended = int((streams["outcome"].astype(str) != "dropped").sum())
+        if ended and self.scenario["phases"][phase]["connections"] == "cold":
+            for who in ("server", "driver"):
+                key = _Key(phase, arm, "all", 0, f"cpu_{who}_stream", "value")
+                self._put(key, _Found(block, facts[f"{who}_cpu_ns"] / ended / 1e6, 1))
         for (cold, users), some in streams.groupby(["cold", "step"]):
             group = Group(phase, arm, "cold" if cold else "warm")
             own = chunks[chunks["stream"].isin(some["stream"])]
@@ -191,16 +196,17 @@ def _capacity(steps: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _window_measures(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    tokens, seconds = facts["tokens"], (facts["window_end_ns"] - facts["window_start_ns"]) / 1e9
+    # Between the steps of a phase nothing is offered, so that its windows are shorter than from first to last.
+    tokens, window_ns = facts["tokens"], facts.get("window_ns") or facts["window_end_ns"] - facts["window_start_ns"]
+    seconds = window_ns / 1e9
     if tokens and seconds > 0:
         yield "throughput", tokens / seconds
         yield "cpu_server", facts["server_cpu_ns"] / tokens / 1e3
         yield "cpu_driver", facts["driver_cpu_ns"] / tokens / 1e3
     if facts["peak_open"] >= _MEMORY_FROM_OPEN:
         yield "memory", (facts["server_rss_peak"] - facts["server_rss_start"]) / facts["peak_open"] / 1024
-    for key in ("loop_lag_p99", "loop_lag_max"):
-        if facts.get(f"{key}_ns") is not None:
-            yield key, facts[f"{key}_ns"] / 1e6
+    if facts.get("loop_lag_max_ns") is not None:
+        yield "loop_lag_max", facts["loop_lag_max_ns"] / 1e6
 
 
 def _group_measures(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.metrics import MEASURES, Phase, Summary
+from bench.metrics import MEASURES, Phase, Summary, Value
 from bench.report.findings import findings
 from bench.report.numbers import ALIKE, spread
 from bench.report.tables import NO_GAPS
@@ -17,14 +21,23 @@ _Row = tuple[str, str, str]
 _PACED: tuple[_Row, ...] = (
     ("ttft_excess", "p50", "first token, excess ms"),
     ("gap_excess", "p99", "gap p99, excess ms"),
-    ("cpu_server", "value", "server CPU µs/token"),
 )
-_UNPACED: tuple[_Row, ...] = (("throughput", "value", "1000 tokens/s"), ("cpu_server", "value", "server CPU µs/token"))
+_UNPACED: tuple[_Row, ...] = (("throughput", "value", "1000 tokens/s"),)
+_CPU: _Row = ("cpu_server", "value", "server CPU µs/token")
+_CPU_STREAM: _Row = ("cpu_server_stream", "value", "server CPU ms/stream")
 _STEPS: tuple[_Row, ...] = (("capacity", "value", "capacity, users"),)
 
 
+class _Line(NamedTuple):
+    """A measure with a cell per arm, or a heading without."""
+
+    title: str
+    cells: list[str]
+    style: str = ""
+
+
 def print_summary(summary: Summary, console: Console) -> None:
-    """Print the run in about thirty lines of at most 80 columns."""
+    """Print the run in about thirty lines of at most 80 columns, or more lines where columns are few."""
     width = min(console.width, _WIDTH)
 
     def say(text: str, style: str = "") -> None:
@@ -36,31 +49,77 @@ def print_summary(summary: Summary, console: Console) -> None:
         say(finding.text, "red" if finding.grave else "")
     if len(trust) > _FEW:
         say(f"... and {len(trust) - _FEW} more of this kind, in the report.", "red")
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for arm in summary.arms:
-        table.add_column(Text(arm.label), justify="left", min_width=16)
-    for phase in summary.phases:
-        _add(table, summary, phase)
-    console.print(table, width=width)
+    _print_figures(summary, console)
     say("Median over trials (lowest to highest trial). No verdict is made here.", "dim")
 
 
-def _add(table: Table, summary: Summary, phase: Phase) -> None:
+def _print_figures(summary: Summary, console: Console) -> None:
+    """A column per arm where that fits, if need be with ranges below; else a block per arm: no figure is ever cut."""
+    lines = [line for phase in summary.phases for line in _lines(summary, phase)]
+    labels = [a.label for a in summary.arms]
+    stacked = [line._replace(cells=[cell.replace(" (", "\n(") for cell in line.cells]) for line in lines]
+    for some in (lines, stacked):
+        first = max((cell_len(line.title) for line in some if line.cells), default=0)
+        words = [[w for line in some if line.cells for w in line.cells[i].split("\n")] for i in range(len(labels))]
+        widths = [max(map(cell_len, [*own, *label.split()])) for own, label in zip(words, labels, strict=True)]
+        if first + sum(widths) + len(widths) <= console.width:
+            _print_table(some, labels, (first, widths), console)
+            return
+    for i, label in enumerate(labels):
+        console.print(Text(label, style="bold underline"))
+        _print_block(lines, i, console)
+
+
+def _print_table(lines: list[_Line], labels: list[str], needed: tuple[int, list[int]], console: Console) -> None:
+    first, widths = needed
+    spare = (console.width - first) // len(widths) - 1 if widths else 0
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    fits = (
+        first + sum(max(w, min(cell_len(n), spare)) + 1 for n, w in zip(labels, widths, strict=True)) <= console.width
+    )
+    for label, width in zip(labels, widths, strict=True):
+        table.add_column(Text(label), width=max(width, min(cell_len(label), spare)) if fits else width)
+    for line in lines:
+        table.add_row(Text(line.title, style=line.style), *map(Text, line.cells))
+    console.print(table)
+
+
+def _print_block(lines: list[_Line], arm: int, console: Console) -> None:
+    for line in lines:
+        if not line.cells:
+            console.print(Text(line.title, style=line.style))
+        elif cell_len(line.title) + 1 + cell_len(line.cells[arm]) <= console.width:
+            console.print(Text(f"{line.title} {line.cells[arm]}"))
+        else:
+            console.print(Text(line.title))
+            console.print(Text(f"    {line.cells[arm]}"))
+
+
+def _lines(summary: Summary, phase: Phase) -> Iterator[_Line]:
     if not phase.trials:
-        table.add_row(Text(f"{phase.name}: no trial", style="red"))
+        yield _Line(f"{phase.name}: no trial", [], "red")
         return
-    wanted = _STEPS if phase.load == "steps" else _PACED if phase.paced else _UNPACED
-    table.add_row(Text(phase.name, style="bold"))
-    for measure, statistic, title in wanted:
+    yield _Line(phase.name, [], "bold")
+    for measure, statistic, title in _wanted(phase):
         window = MEASURES[measure].level == "window"
         for temperature in ("all",) if window else phase.temperatures:
             found = [summary.get(phase.name, a.name, temperature, measure, statistic) for a in summary.arms]
-            cells = []
-            for value in found:
-                none = NO_GAPS if measure == "capacity" else "–"
-                middle, reach = spread(value, 2, 1e-3 if measure == "throughput" else 1) if value else (none, "")
-                cells.append(f"{middle} ({reach.replace(' to ', '–')})" if reach not in ("", ALIKE) else middle)
             mixed = len(phase.temperatures) > 1 and not window
             if any(found) or measure == "capacity":
-                table.add_row(f"  {temperature + ' ' if mixed else ''}{title}", *cells)
+                yield _Line(f"  {temperature + ' ' if mixed else ''}{title}", [_cell(measure, v) for v in found])
+
+
+def _wanted(phase: Phase) -> tuple[_Row, ...]:
+    """What is looked for first; CPU of cold streams is mostly that of their connections, so it is per stream."""
+    if phase.load == "steps":
+        return _STEPS
+    cpu = _CPU_STREAM if phase.settings["connections"] == "cold" else _CPU
+    return (*(_PACED if phase.paced else _UNPACED), cpu)
+
+
+def _cell(measure: str, value: Value | None) -> str:
+    if value is None:
+        return NO_GAPS if measure == "capacity" else "–"
+    middle, reach = spread(value, 2, 1e-3 if measure == "throughput" else 1)
+    return f"{middle} ({reach.replace(' to ', '–')})" if reach not in ("", ALIKE) else middle

@@ -81,6 +81,9 @@ def test_connect_and_upgrade_are_for_cold_streams_only(summary: Summary) -> None
 def test_costs(summary: Summary) -> None:
     assert median(summary, "warm", "sse-aiohttp", "all", "cpu_server") == 32.0
     assert median(summary, "warm", "sse-aiohttp", "all", "cpu_driver") == 8.0
+    assert median(summary, "cold", "sse-aiohttp", "all", "cpu_server_stream") == 1.28
+    assert median(summary, "cold", "sse-aiohttp", "all", "cpu_driver_stream") == 0.32
+    assert summary.get("warm", "sse-aiohttp", "all", "cpu_server_stream") is None
     assert median(summary, "load", "sse-aiohttp", "all", "memory") == 30.0
     assert summary.get("warm", "sse-aiohttp", "all", "memory") is None, "too few streams were open"
     assert median(summary, "ladder", "sse-aiohttp", "all", "capacity") == 4.0
@@ -284,3 +287,11 @@ def test_chunks_are_not_lost_where_the_client_left(tmp_path: Path) -> None:
     account = summarize(read_run(write_run(tmp_path / "run", what))).account("warm", "sse-aiohttp")
     assert account is not None
     assert (account.failed, account.lost) == (2, 0)
+
+
+def test_the_rate_of_steps_is_over_their_windows_only(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("ladder",)))
+    trial = read_run(folder).trials[0]
+    window = trial.facts["phases"]["ladder"] | {"window_ns": 2_000_000_000}
+    retold(trial.path, trial.path, phases={"ladder": window})
+    assert median(summarize(read_run(folder)), "ladder", "sse-aiohttp", "all", "throughput") == 3 * 20 * 40 / 2

@@ -23,7 +23,7 @@ from bench.metrics import Summary, Unfinished, summarize
 from bench.record import read_run
 from bench.report import build, describe, json_, markdown
 from bench.report.findings import findings
-from bench.report.numbers import number
+from bench.report.numbers import number, spread
 from bench.report.style import looks
 from bench.report.terminal import print_summary
 
@@ -219,6 +219,22 @@ def test_capacity_says_what_it_is_not(tmp_path: Path, steps_ms: tuple[float | No
     assert f"| {said}" in tables
     assert any(said in text for text in found)
     assert not any("overlap" in text for text in found)
+
+
+@pytest.mark.parametrize("width", [40, 60, 72, 80, 120])
+def test_no_width_of_a_terminal_cuts_a_figure(tmp_path: Path, width: int) -> None:
+    summary = summary_of(tmp_path / "run", Synthetic(blocks=2, noise=True))
+    file = io.StringIO()
+    print_summary(summary, Console(file=file, width=width))
+    assert max(len(line) for line in file.getvalue().splitlines()) <= width
+    assert "\u2026" not in file.getvalue()
+    for arm in summary.arms:
+        for phase in ("cold", "load"):
+            value = summary.get(phase, arm.name, "all", "cpu_server_stream" if phase == "cold" else "cpu_server")
+            assert value is not None
+            middle, reach = spread(value, 2)
+            assert middle in file.getvalue()
+            assert f"({reach.replace(' to ', '–')})" in file.getvalue()
 
 
 def test_markdown_tables_have_a_cell_per_arm(tmp_path: Path) -> None:

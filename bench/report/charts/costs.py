@@ -1,4 +1,4 @@
-"""One number a trial: throughput without pacing, and CPU per token on both sides."""
+"""One number a trial: throughput without pacing, and CPU per token or per cold stream on both sides."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ _READ = "A mark per trial, a bar at the median; the axis begins at zero."
 def make(summary: Summary, phase: Phase) -> list[Chart]:
     """CPU for every phase; throughput where tokens are not paced, as it is no result where they are."""
     charts = []
+    # Short streams on cold connections cost what a connection costs: per token that would say little.
+    cold = phase.settings["connections"] == "cold"
+    per, unit, suffix = ("stream", "ms", "_stream") if cold else ("token", "µs", "")
     wanted: tuple[tuple[str, str, dict[str, str]], ...] = (
         ("throughput", "How many tokens per second get through?", {"throughput": "Tokens per second"}),
         (
             "cpu",
-            "How much CPU time does a token take?",
-            {"cpu_server": "Server, µs per token", "cpu_driver": "Client (the driver), µs per token"},
+            f"How much CPU time does a {per} take?",
+            {
+                f"cpu_server{suffix}": f"Server, {unit} per {per}",
+                f"cpu_driver{suffix}": f"Client (the driver), {unit} per {per}",
+            },
         ),
     )
     for name, title, measures in wanted:
