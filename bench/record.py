@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -237,7 +238,7 @@ def _facts(file: Path, scenario: dict[str, Any]) -> dict[str, Any]:
 def _why(error: Exception) -> str:
     if isinstance(error, _Foreign):
         return str(error)
-    return f"it cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"it cannot be read: {type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' ...')}"
 
 
 def read_trial(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -295,3 +295,13 @@ def test_the_rate_of_steps_is_over_their_windows_only(tmp_path: Path) -> None:
     window = trial.facts["phases"]["ladder"] | {"window_ns": 2_000_000_000}
     retold(trial.path, trial.path, phases={"ladder": window})
     assert median(summarize(read_run(folder)), "ladder", "sse-aiohttp", "all", "throughput") == 3 * 20 * 40 / 2
+
+
+def test_a_file_without_a_column_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("warm",)))
+    path = folder / "trials" / "000-ws-aiohttp.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["due_ns"]), path)
+    (warning,) = summarize(read_run(folder)).warnings
+    assert warning.startswith("000-ws-aiohttp.parquet: left out, it cannot be read")
+    assert "due_ns" in warning
+    assert len(warning) < 300
