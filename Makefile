@@ -22,7 +22,7 @@ bench-smoke: $(VENV)/.run
 	$(BIN)/tokenwire run duel --set experiment.blocks=1 --set phases.cold.duration_s=1.0 --set phases.chat.turns=1
 
 bench-micro: $(VENV)/.dev
-	$(BIN)/pytest tests/benchmarks --benchmark-only
+	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds
 
 test: $(VENV)/.dev
 	$(BIN)/pytest

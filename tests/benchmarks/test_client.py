@@ -7,6 +7,7 @@ each of many sockets, outside the clock; then the loop reads them all, and only 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -42,6 +43,14 @@ class Counting(asyncio.Protocol):
 
 @pytest.fixture
 def pinned() -> Iterator[None]:
+    """One core, and no collections, as in the driver."""
+    gc.collect()
+    gc.disable()
+    yield from on_one_core()
+    gc.enable()
+
+
+def on_one_core() -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
