@@ -38,14 +38,13 @@ def _show(folder: Path) -> str:
     """Write every output of a run and print its summary. Return why there is nothing to show, or nothing."""
     from rich.console import Console
 
-    from bench.metrics import Unfinished, summarize
-    from bench.record import RecordError, read_run
+    from bench.metrics import Unfinished
+    from bench.record import RecordError
+    from bench.report import build
     from bench.report.terminal import print_summary
-    from bench.report.write import write_all
 
     try:
-        summary = summarize(read_run(folder))
-        written = write_all(summary, folder)
+        summary, written = build(folder)
     except (RecordError, Unfinished) as error:
         return str(error)
     except OSError as error:

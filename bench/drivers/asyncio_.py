@@ -32,7 +32,7 @@ from bench.drivers.connection import Connection
 from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, request_body
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import RawLog, StreamRecord
-from bench.scenario import PRIME, PRIME_PROFILE, AnyPhase, Closed, Open, Steps
+from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
 from bench.usage import cpu_ns, memory_bytes
 from bench.wire import make_wire
@@ -71,7 +71,6 @@ class Driver:
     def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._plan = plan
-        self._profiles = {**plan.scenario.profiles, PRIME_PROFILE: PRIME}
         self._timeouts = plan.scenario.timeouts
         self._log = RawLog(Path(plan.folder))
         self._pacer = Pacer(loop)
@@ -255,7 +254,7 @@ class Driver:
             ended = await self._closed(closed, step=users)
             self._hang_up_pool()
             self._log.flush()
-            p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._profiles[load.profile])
+            p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._plan.scenario.profiles[load.profile])
             within = 0 <= p99 <= load.limit_ms * 1e6 and all(record.outcome == Outcome.COMPLETE for record in ended)
             total = merged(total, self._facts)
             total.steps.append(Step(users, p99, within))

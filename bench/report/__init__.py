@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.metrics import Summary
 
 __all__ = ["build"]
 
 
-def build(run_dir: Path) -> dict[str, Path]:
-    """Write every output into the run folder and return where each went, by name.
+def build(run_dir: Path) -> tuple[Summary, dict[str, Path]]:
+    """Write every output into the run folder; return what the run comes to, and where each output went, by name.
 
     Files appear whole or not at all. Raises `bench.metrics.Unfinished` when no trial has finished, and
     `bench.record.RecordError` when there is no run: both are one line for the user.
@@ -18,4 +22,5 @@ def build(run_dir: Path) -> dict[str, Path]:
     from bench.record import read_run
     from bench.report.write import write_all
 
-    return write_all(summarize(read_run(run_dir)), run_dir)
+    summary = summarize(read_run(run_dir))
+    return summary, write_all(summary, run_dir)

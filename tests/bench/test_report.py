@@ -34,7 +34,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
     folder = write_run(tmp_path_factory.mktemp("report") / "run", what)
     (folder / "charts").mkdir()
     (folder / "charts" / "of-an-older-report.svg").write_text("<svg/>")
-    return folder, build(folder)
+    return folder, build(folder)[1]
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def _holds_numbers(field: Any) -> bool:
 
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("ladder",)))
-    before = {name: path.read_bytes() for name, path in build(folder).items()}
-    assert {name: path.read_bytes() for name, path in build(folder).items()} == before
+    before = {name: path.read_bytes() for name, path in build(folder)[1].items()}
+    assert {name: path.read_bytes() for name, path in build(folder)[1].items()} == before
 
 
 def test_a_good_run_says_so_first_and_claims_no_winner(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_run_with_a_phase_missing_still_reports(tmp_path: Path) -> None:
     info = json.loads((folder / "run.json").read_text())
     info["scenario"]["phases"]["cold"] = PHASES["cold"]
     (folder / "run.json").write_text(json.dumps(info))
-    written = build(folder)
+    _, written = build(folder)
     assert "No finished trial holds the phase cold." in written["html"].read_text("utf-8")
     assert "1 trial, so no range" in written["markdown"].read_text("utf-8")
 
@@ -249,7 +249,7 @@ def test_text_from_a_scenario_is_never_markup(tmp_path: Path) -> None:
     info = json.loads((folder / "run.json").read_text())
     info["scenario"]["title"] = "<script>alert(1)</script> & more"
     (folder / "run.json").write_text(json.dumps(info))
-    page = build(folder)["html"].read_text("utf-8")
+    page = build(folder)[1]["html"].read_text("utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
