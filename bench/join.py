@@ -55,8 +55,7 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     read = np.zeros(slots, dtype=np.int32)
 
     server = _place_emissions(folder / EMISSIONS_FILE, records, bases, due, written)
-    _place_reads(folder, records, schedules, bases, received, read)
-    flaws = _count_flaws(records, schedules, bases, written)
+    flaws = _place_reads(folder, records, schedules, bases, written, received, read)
 
     owner = np.repeat(np.arange(len(records)), sizes)
     chunk = np.arange(slots) - np.repeat(bases[:-1], sizes)
@@ -151,46 +150,35 @@ def _place_reads(
     records: list[StreamRecord],
     schedules: Sequence[Schedule],
     bases: Array,
+    written: Array,
     received: Array,
     read: Array,
-) -> None:
-    """Put the stamp of the read that brought each chunk into the chunk's slot. Reads are numbered as they are found."""
-    index = {record.stream: i for i, record in enumerate(records)}
+) -> dict[str, list[int]]:
+    """Put the stamp of the read that brought each chunk into the chunk's slot; return each stream's flaws.
+
+    Reads are numbered as they are found. Flaws are chunks lost, repeated, reordered and corrupted: a complete stream
+    owes its whole schedule, another what the server had handed over.
+    """
+    flaws: dict[str, list[int]] = {name: [] for name in FLAWS}
     number = 0
-    for stream, in_stamps, in_counts in content_reads(folder):
-        i = index[stream]
+    for i, (record, (stream, in_stamps, in_counts)) in enumerate(zip(records, content_reads(folder), strict=True)):
+        assert record.stream == stream, "both files have a stream's part from the same moment, so in the same order"
         counts = np.asarray(in_counts)
         stamps = np.repeat(np.asarray(in_stamps), counts)
         in_read = np.repeat(np.arange(number, number + len(counts)), counts)
         number += len(counts)
-        texts = records[i].text.split("\x1f") if stamps.size else []
-        where = align(schedules[i].texts, texts).places
-        base = bases[i]
-        if where is None:
-            received[base : base + len(stamps)] = stamps
-            read[base : base + len(stamps)] = in_read
-            continue
-        for at, place in enumerate(where[: len(stamps)]):
-            if place >= 0:
-                received[base + place] = stamps[at]
-                read[base + place] = in_read[at]
-
-
-def _count_flaws(
-    records: list[StreamRecord], schedules: Sequence[Schedule], bases: Array, written: Array
-) -> dict[str, list[int]]:
-    """Chunks lost, repeated, reordered and corrupted per stream.
-
-    A complete stream owes its whole schedule; another owes what the server handed over before it ended.
-    """
-    flaws: dict[str, list[int]] = {name: [] for name in FLAWS}
-    for i, record in enumerate(records):
         texts = record.text.split("\x1f") if record.chunks else []
-        owed = len(schedules[i].texts)
+        sent = schedules[i].texts
+        owed = len(sent)
         if record.outcome != "complete":
             handed = np.flatnonzero(written[bases[i] : bases[i + 1]] != _NULL)
             owed = int(handed[-1]) + 1 if handed.size else 0
-        found = align(schedules[i].texts[: max(owed, len(texts) if record.outcome != "complete" else owed)], texts)
+            sent = sent[: max(owed, len(texts))]
+        found = align(sent, texts)
+        places = np.arange(len(texts)) if found.places is None else np.array(found.places, dtype=np.int64)
+        known = places >= 0
+        received[bases[i] + places[known]] = stamps[known]
+        read[bases[i] + places[known]] = in_read[known]
         flaws["lost"].append(max(0, owed - found.matched))
         flaws["repeated"].append(found.repeated)
         flaws["reordered"].append(found.reordered)

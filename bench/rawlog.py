@@ -42,7 +42,6 @@ class StreamRecord(msgspec.Struct):
     head_ns: int = 0
     first_byte_ns: int = 0
     first_content_ns: int = 0
-    last_content_ns: int = 0
     ended_ns: int = 0
     outcome: str = ""
     detail: str = ""

@@ -248,7 +248,7 @@ class Session:
         record.detail = detail
         record.chunks = sum(self._counts)
         if self._stamps:
-            record.first_content_ns, record.last_content_ns = self._stamps[0], self._stamps[-1]
+            record.first_content_ns = self._stamps[0]
         record.text = SEPARATOR.join(self._texts).decode("utf-8", "replace")
         # A connection whose reply does not come to its end is no use to the next stream.
         self._total_deadline_ns = NEVER
