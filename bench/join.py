@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from bench.alignment import align
 from bench.files import write_whole
 from bench.rawlog import STREAMS_FILE, StreamRecord, content_reads
 from bench.record import DICTIONARY, DRIVER_STAMPS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
-from bench.scenario import PRIME, Scenario
+from bench.scenario import PRIME, AnyPhase, Closed, Open, Scenario
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
 from servers.emitter import Schedule, completion_key, schedule
 
@@ -25,11 +26,22 @@ EMISSIONS_FILE = "emissions.bin"
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+DROPPED = "dropped"
+"""The outcome of a start that the driver did not carry out."""
 _NULL = np.iinfo(np.int64).min
 
 
 def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str, Any]) -> None:
-    """Join the raw logs in `folder` and write `target`. Adds `tokens` per phase to `facts`. Raises `OSError`."""
+    """Join the raw logs in `folder` and write `target`. Raises `OSError`.
+
+    Adds to `facts` what the logs tell: `schedule_mismatches` and `log_torn`, and per phase of the window's streams
+
+    - `tokens`: content tokens received; `tokens_due`: those that the schedules of the started streams hold;
+    - `work`: a fingerprint of the streams started, where the load fixes them, else "";
+    - `unlogged`: chunks received that the server did not log;
+    - `backwards`: chunks received before they were written, or written before they were due;
+    - `write_pace`: due span over written span, the median over streams; -1 where nothing is paced.
+    """
     records = _read_streams(folder / STREAMS_FILE)
     table = _join(folder, records, scenario, facts)
     metadata = {METADATA_KEY: msgspec.json.encode({"format": FORMAT, "trial": facts})}
@@ -54,14 +66,19 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     due, written, received = (np.full(slots, _NULL) for _ in range(3))
     read = np.zeros(slots, dtype=np.int32)
 
-    server = _place_emissions(folder / EMISSIONS_FILE, records, bases, due, written)
+    emissions, facts["log_torn"] = _emissions(folder / EMISSIONS_FILE)
+    server = _place_emissions(emissions, records, bases, due, written)
     flaws = _place_reads(folder, records, schedules, bases, written, received, read)
 
     owner = np.repeat(np.arange(len(records)), sizes)
     chunk = np.arange(slots) - np.repeat(bases[:-1], sizes)
     tokens = np.fromiter((n for s in schedules for n in s.tokens), dtype=np.int32, count=slots)
     keep = (written != _NULL) | (received != _NULL)
-    _add_facts(facts, records, schedules, owner, tokens, due, received, server)
+    _add_trial_facts(facts, records, schedules, owner, due, server)
+    chunks = _Chunks(owner, tokens, due, written, received)
+    for name, phase in facts["phases"].items():
+        mine = np.array([r.window and r.phase == name for r in records], dtype=bool)
+        phase |= _phase_facts(scenario.phases[name], mine, records, schedules, chunks)
 
     bare = np.setdiff1d(np.arange(len(records)), owner[keep])
     rows = np.concatenate((owner[keep], bare))
@@ -107,15 +124,34 @@ class _Served:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """All chunks scheduled, by slot: whose they are, their tokens, and their stamps (`_NULL` where there is none)."""
+
+    owner: Array
+    tokens: Array
+    due: Array
+    written: Array
+    received: Array
+
+
+def _emissions(path: Path) -> tuple[Array, bool]:
+    """The records of the server's log, and whether it is torn: missing, or not cut to its records as `close` does."""
+    try:
+        data, size = read_emissions(path), path.stat().st_size
+    except FileNotFoundError:
+        return np.zeros(0, dtype=DTYPE), True
+    return np.frombuffer(data, dtype=DTYPE), len(data) != size
+
+
 def _place_emissions(
-    path: Path,
+    emissions: Array,
     records: list[StreamRecord],
     bases: Array,
     due: Array,
     written: Array,
 ) -> list[_Served]:
     """Put the server's stamps into the slots of the streams they belong to; return what it says of each stream."""
-    emissions = np.frombuffer(read_emissions(path), dtype=DTYPE)
     index = {completion_key(r.completion_id): i for i, r in enumerate(records) if r.completion_id}
     ordinal = emissions["ordinal"]
     opened = emissions[ordinal == OPENED]
@@ -186,33 +222,67 @@ def _place_reads(
     return flaws
 
 
-def _add_facts(
+def _add_trial_facts(
     facts: dict[str, Any],
     records: list[StreamRecord],
     schedules: Sequence[Schedule],
     owner: Array,
-    tokens: Array,
     due: Array,
-    received: Array,
     server: list[_Served],
 ) -> None:
-    """Count the window's tokens per phase, and check that what the server says was due is what the schedule says."""
-    got = np.bincount(owner, weights=np.where(received != _NULL, tokens, 0), minlength=len(records))
-    for phase in facts["phases"].values():
-        phase["tokens"] = 0
-    for i, record in enumerate(records):
-        if record.window and record.phase in facts["phases"]:
-            facts["phases"][record.phase]["tokens"] += int(got[i])
+    """Check that what the server says was due is what the schedule says."""
     taken_up = np.array([s.taken_up_ns if s.taken_up_ns is not None else 0 for s in server], dtype=np.int64)
     planned = np.fromiter((d for s in schedules for d in s.due_ns), dtype=np.int64, count=len(due))
     known = due != _NULL
     shift = due[known] - taken_up[owner[known]] - planned[known]
     # In lockstep a stream starts at the next step, so all its dues shift by the same wait; nothing else may.
-    low = np.full(len(records), np.iinfo(np.int64).max)
-    high = np.full(len(records), np.iinfo(np.int64).min)
-    np.minimum.at(low, owner[known], shift)
-    np.maximum.at(high, owner[known], shift)
+    low, high = _range(shift, owner[known], len(records))
     facts["schedule_mismatches"] = int(np.count_nonzero(high > low))
+
+
+def _phase_facts(
+    load: AnyPhase, mine: Array, records: list[StreamRecord], schedules: Sequence[Schedule], chunks: _Chunks
+) -> dict[str, Any]:
+    """The facts of one phase, whose records are those where `mine` is true."""
+    slots = mine[chunks.owner]
+    owner, due, written, received = (
+        values[slots] for values in (chunks.owner, chunks.due, chunks.written, chunks.received)
+    )
+    tokens, got, logged = chunks.tokens[slots], received != _NULL, written != _NULL
+    begun = [
+        (record, plan)
+        for record, plan, here in zip(records, schedules, mine, strict=True)
+        if here and record.outcome != DROPPED
+    ]
+    work = sorted((record.ordinal, record.seed, sum(plan.tokens)) for record, plan in begun)
+    fixed = isinstance(load, Open) or (isinstance(load, Closed) and load.turns is not None)
+    return {
+        "tokens": int(tokens[got].sum()),
+        "tokens_due": sum(n for *_, n in work),
+        "work": sha256(repr(work).encode()).hexdigest()[:16] if fixed else "",
+        "unlogged": int(np.count_nonzero(got & ~logged)),
+        "backwards": int(np.count_nonzero(logged & ((got & (received < written)) | (written < due)))),
+        "write_pace": _pace(owner[logged], due[logged], written[logged], len(records)),
+    }
+
+
+def _pace(owner: Array, due: Array, written: Array, streams: int) -> float:
+    """Due span over written span of each stream, first chunk to last; the median, or -1 where no span is due."""
+    due_low, due_high = _range(due, owner, streams)
+    low, high = _range(written, owner, streams)
+    some = due_high > due_low
+    if not some.any():
+        return -1.0
+    return float(np.median((due_high[some] - due_low[some]) / np.maximum(high[some] - low[some], 1)))
+
+
+def _range(values: Array, owner: Array, streams: int) -> tuple[Array, Array]:
+    """The lowest and the highest value of each stream; of one that has none the lowest lies above the highest."""
+    low = np.full(streams, np.iinfo(np.int64).max)
+    high = np.full(streams, np.iinfo(np.int64).min)
+    np.minimum.at(low, owner, values)
+    np.maximum.at(high, owner, values)
+    return low, high
 
 
 def _stream_columns(

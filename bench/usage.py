@@ -1,15 +1,24 @@
-"""CPU time and memory of a process, read cheaply enough to be read while the clock runs."""
+"""CPU time and memory of a process, and what the machine did to it, cheap enough for a window's edges."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 _LINUX = sys.platform == "linux"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if _LINUX else 0
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK") if _LINUX else 0
+_STEAL = 8
+"""The field of a core's line in /proc/stat, proc_stat(5): cpuN user nice system idle iowait irq softirq steal."""
+_CLOCKS = [getattr(time, name, None) for name in ("CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")]
+_TOGETHER_NS = 10_000
+"""Readings this close count as one moment; a thread that is put aside between two clocks reads them again."""
+_TRIES = 5
 
 
 def cpu_ns(pid: int) -> int:
@@ -19,13 +28,73 @@ def cpu_ns(pid: int) -> int:
     ticks of 10 ms. Raises `psutil.NoSuchProcess` or `OSError` when the process is gone.
     """
     if _LINUX:
-        total = 0
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/schedstat", "rb") as file:
-                total += int(file.read().split()[0])
-        return total
+        return _scheduled(pid, 0)
     times = psutil.Process(pid).cpu_times()
     return int((times.user + times.system) * 1e9)
+
+
+def wait_ns(pid: int) -> int:
+    """How long the threads of process `pid` were ready to run and waited for a core so far, in ns; -1 where unknown.
+
+    The second field of `/proc/<pid>/task/*/schedstat`, which Linux keeps where it was built to. Unknown is also the
+    wait of a process that is gone.
+    """
+    if not _LINUX:
+        return -1
+    try:
+        return _scheduled(pid, 1)
+    except OSError:
+        return -1
+
+
+def _scheduled(pid: int, field: int) -> int:
+    """One field of schedstat, summed over the threads of process `pid`. Raises `OSError` when it is gone."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat", "rb") as file:
+            total += int(file.read().split()[field])
+    return total
+
+
+def steal_ns(cpus: Sequence[int] | None, stat: str = "/proc/stat") -> tuple[int, int]:
+    """Time in ns that a hypervisor gave to others while cores had work, since boot, and how many cores that sums over.
+
+    Of the cores `cpus`, or of all that this process may use. Kept in ticks, mostly of 10 ms. (-1, 0) where unknown.
+    """
+    if not _LINUX:
+        return -1, 0
+    wanted = {b"cpu%d" % cpu for cpu in (os.sched_getaffinity(0) if cpus is None else cpus)}
+    total = cores = 0
+    try:
+        with open(stat, "rb") as file:
+            for line in file:
+                name, *fields = line.split(maxsplit=_STEAL + 1)
+                if not name.startswith(b"cpu"):
+                    break  # the cores come first; what follows is long
+                if name in wanted:
+                    total += int(fields[_STEAL - 1]) * _TICK_NS
+                    cores += 1
+    except (OSError, ValueError, IndexError):
+        return -1, 0
+    return (total, cores) if cores == len(wanted) else (-1, 0)
+
+
+def clocks() -> tuple[int, int, int]:
+    """CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW and CLOCK_BOOTTIME read together, in ns; -1 for one the system has not.
+
+    The first is slewed by NTP, the second is not, and the third goes on while the machine is suspended: how far they
+    move apart over a window tells what happened to its clock.
+    """
+    best, closest = (0, 0, 0), sys.maxsize
+    for _ in range(_TRIES):
+        before = time.monotonic_ns()
+        raw, boot = (-1 if clock is None else time.clock_gettime_ns(clock) for clock in _CLOCKS)
+        apart = time.monotonic_ns() - before
+        if apart < closest:
+            best, closest = (before + apart // 2, raw, boot), apart
+        if apart <= _TOGETHER_NS:
+            break
+    return best
 
 
 def memory_bytes(pid: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from bench.join import EMISSIONS_FILE, write_trial
 from bench.rawlog import RawLog, StreamRecord
 from bench.record import read_trial
-from bench.scenario import Arm, Closed, Scenario
+from bench.scenario import AnyPhase, Arm, Closed, Open, Scenario, Steps
 from servers.emission_log import EmissionLog, Ended
 from servers.emitter import Constant, Fixed, Profile, completion_id, schedule
 
@@ -22,11 +24,12 @@ SCENARIO = Scenario(
     arms={"a": Arm(protocol="sse", stack="aiohttp")},
     profiles={"p": PROFILE},
     phases={"x": Closed(profile="p", connections="cold", users=1, turns=1)},
+    contrasts={},
 )
 TAKEN_UP = 1_000_000_000
 
 
-def joined(folder: Path, got: list[int], outcome: str, handed: int) -> tuple[pd.DataFrame, dict[str, object]]:
+def joined(folder: Path, got: list[int], outcome: str, handed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One stream: the server handed over the first `handed` chunks; those numbered `got` came, each in its own read.
 
     Read number n of the stream is stamped n ns after the base, so that a stamp tells which read it was.
@@ -46,7 +49,7 @@ def joined(folder: Path, got: list[int], outcome: str, handed: int) -> tuple[pd.
     record.chunks = len(got)
     log.ended(record, array("q", [2 * TAKEN_UP + n for n in range(len(got))]), array("I", [1] * len(got)))
     log.close()
-    facts: dict[str, object] = {"arm": "a", "block": 1, "trial": 1, "position": 1, "phases": {"x": {}}}
+    facts: dict[str, Any] = {"arm": "a", "block": 1, "trial": 1, "position": 1, "phases": {"x": {}}}
     write_trial(folder, folder / "t.parquet", SCENARIO, facts)
     return read_trial(folder / "t.parquet"), facts
 
@@ -81,7 +84,8 @@ def test_flaws_and_places(
         0,
     )
     assert facts["schedule_mismatches"] == 0
-    assert facts["phases"] == {"x": {"tokens": len(set(got))}}
+    assert facts["phases"]["x"]["tokens"] == len(set(got))
+    assert facts["phases"]["x"]["tokens_due"] == 12
     arrived = frame.dropna(subset=["received_ns"])
     first_read = {chunk: got.index(chunk) for chunk in set(got)}
     came = dict(zip(arrived["chunk"].astype(int), (arrived["received_ns"] - 2 * TAKEN_UP).astype(int), strict=True))
@@ -89,3 +93,116 @@ def test_flaws_and_places(
         assert came == first_read
     assert set(came) == set(got)
     assert frame["written_ns"].notna().sum() == handed
+
+
+Stamps = list[tuple[int, int]]
+"""Written and received of every chunk, in ns after it was due."""
+PROMPT: Stamps = [(5, 9)] * 12
+
+
+def facts_of(
+    folder: Path,
+    stamps: Sequence[tuple[int, int] | None] = PROMPT,
+    *,
+    load: AnyPhase | None = None,
+    seeds: tuple[int, ...] = (7, 8),
+    dropped: tuple[int, ...] = (),
+    torn: str = "",
+) -> dict[str, Any]:
+    """The facts of a trial with a stream for each of `seeds`; chunk i is stamped as `stamps` says, None: not logged.
+
+    Streams with the ordinals `dropped` were never started. `torn` says what became of the server's log.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / EMISSIONS_FILE
+    emissions, log = EmissionLog(path), RawLog(folder)
+    for ordinal, seed in enumerate(seeds):
+        record = StreamRecord(ordinal + 1, "x", 0, True, ordinal, seed, True, 1, outcome="dropped")
+        came: list[int] = []
+        if ordinal not in dropped:
+            plan, record.outcome = schedule(PROFILE, seed), "complete"
+            record.completion_id, record.text, record.chunks = completion_id("p", seed, 0), "\x1f".join(plan.texts), 12
+            stream = emissions.open(record.completion_id, TAKEN_UP, 0)
+            for chunk, (due_ns, stamp) in enumerate(zip(plan.due_ns, stamps, strict=True)):
+                due = TAKEN_UP + due_ns
+                if stamp is not None:
+                    emissions.token(stream, chunk, due, due + stamp[0])
+                came.append(due + (9 if stamp is None else stamp[1]))
+            emissions.close_stream(stream, TAKEN_UP + 10**9, Ended.COMPLETE)
+        log.ended(record, array("q", came), array("I", [1] * len(came)))
+    if torn != "killed":
+        emissions.close()
+    if torn == "cut":
+        path.write_bytes(path.read_bytes()[:-5])
+    elif torn == "missing":
+        path.unlink()
+    log.close()
+    scenario = Scenario(
+        name="join", title="join", arms=SCENARIO.arms, profiles=SCENARIO.profiles, contrasts={},
+        phases={"x": load or Closed(profile="p", connections="cold", users=2, turns=1)},
+    )  # fmt: skip
+    facts: dict[str, Any] = {"arm": "a", "block": 1, "trial": 1, "position": 1, "phases": {"x": {"starts": 2}}}
+    write_trial(folder, folder / "t.parquet", scenario, facts)
+    return facts
+
+
+def test_ordinary_trial(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path)
+    assert facts["log_torn"] is False
+    found = facts["phases"]["x"]
+    assert found.pop("work")
+    assert found == {
+        "starts": 2, "tokens": 24, "tokens_due": 24, "unlogged": 0, "backwards": 0, "write_pace": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stamps", "unlogged", "backwards"),
+    [
+        ([None, *PROMPT[1:]], 2, 0),
+        ([(5, 5), *PROMPT[1:]], 0, 0),
+        ([(5, 4), *PROMPT[1:]], 0, 2),
+        ([(0, 9), *PROMPT[1:]], 0, 0),
+        ([(-1, 9), *PROMPT[1:]], 0, 2),
+        ([(-1, -2), *PROMPT[1:]], 0, 2),
+    ],
+    ids=["unlogged", "at-once", "received-before-written", "on-time", "early", "both"],
+)
+def test_stamps_that_cannot_be(
+    tmp_path: Path, stamps: list[tuple[int, int] | None], unlogged: int, backwards: int
+) -> None:
+    found = facts_of(tmp_path, stamps)["phases"]["x"]
+    assert (found["unlogged"], found["backwards"]) == (unlogged, backwards)
+
+
+@pytest.mark.parametrize(("torn", "unlogged"), [("killed", 0), ("cut", 0), ("missing", 24)])
+def test_torn_log(tmp_path: Path, torn: str, unlogged: int) -> None:
+    facts = facts_of(tmp_path, torn=torn)
+    assert facts["log_torn"] is True
+    assert facts["phases"]["x"]["unlogged"] == unlogged
+
+
+def test_write_pace_is_that_of_the_schedule(tmp_path: Path) -> None:
+    slow = [(chunk * 1_000_000, chunk * 1_000_000 + 9) for chunk in range(12)]  # a gap of 2 ms instead of 1
+    assert facts_of(tmp_path, slow)["phases"]["x"]["write_pace"] == pytest.approx(0.5)
+    assert facts_of(tmp_path, torn="missing")["phases"]["x"]["write_pace"] == -1.0
+
+
+def test_work_is_the_same_for_the_same_streams(tmp_path: Path) -> None:
+    opened = Open(profile="p", connections="cold", rate=10, duration_s=1)
+    timed = Closed(profile="p", connections="cold", users=2, duration_s=1)
+    steps = Steps(profile="p", connections="cold", users=[1, 2], turns=1, limit_ms=5)
+
+    def work(name: str, **kinds: Any) -> str:
+        return str(facts_of(tmp_path / name, **kinds)["phases"]["x"]["work"])
+
+    assert work("a") == work("b") == work("c", load=opened) == work("d", stamps=[(50, 90)] * 12) != ""
+    assert work("e", seeds=(7, 9)) != work("a")
+    assert work("f", seeds=(7, 8, 9)) != work("a")
+    assert work("g", load=timed) == work("h", load=steps) == ""
+
+
+def test_dropped_starts_are_no_work(tmp_path: Path) -> None:
+    found = facts_of(tmp_path / "some", seeds=(7, 8, 9), dropped=(2,))["phases"]["x"]
+    assert found["tokens_due"] == 24
+    assert found["work"] == facts_of(tmp_path / "all")["phases"]["x"]["work"]
