@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import tomllib
 import types
@@ -13,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from bench.scenario import PRIME_PROFILE, AnyPhase, Arm, Experiment, Scenario, Timeouts
+from bench.measures import MEASURES
+from bench.scenario import PRIME_PROFILE, AnyPhase, Arm, Contrast, Experiment, Primary, Scenario, Steps, Timeouts
 from servers.emitter import Profile
 
 TOP_LEVEL: dict[str, Any] = {
@@ -23,10 +25,14 @@ TOP_LEVEL: dict[str, Any] = {
     "arms": Arm,
     "profiles": Profile,
     "phases": AnyPhase,
+    "contrasts": Contrast,
+    "primary": Primary,
 }
-"""What stands at the top of a file, and the type of it (of each of its sub-tables, for the last three)."""
+"""What stands at the top of a file, and the type of it (of each of its sub-tables, for those in `NAMED`)."""
 
-NAMED = ("arms", "profiles", "phases")
+NAMED = ("arms", "profiles", "phases", "contrasts", "primary")
+OPTIONAL = {"contrasts": 2, "primary": 3}
+"""Named tables that may be missing, and how many of each there may be: every one more costs all of them power."""
 
 
 class ScenarioError(Exception):
@@ -103,17 +109,25 @@ def check(raw: dict[str, Any], where: str, name: str) -> Scenario:
     parts: dict[str, Any] = {"name": name}
     for key, kind in TOP_LEVEL.items():
         if key in NAMED:
-            tables = raw.get(key)
-            if not isinstance(tables, dict) or not tables:
+            tables = raw.get(key, {})
+            if not isinstance(tables, dict) or (not tables and key not in OPTIONAL):
                 raise ScenarioError(f"{where}: {key}: at least one table [{key}.NAME] is needed")
             parts[key] = {n: _convert(value, kind, where, f"{key}.{n}") for n, value in tables.items()}
         elif key in raw:
             parts[key] = _convert(raw[key], kind, where, key)
         elif key == "title":
             raise ScenarioError(f"{where}: title: missing; one line that says what the scenario answers")
+    if not parts["contrasts"]:
+        parts["contrasts"] = neighbours(list(parts["arms"]))
     scenario = Scenario(**parts)
     _check_whole(scenario, where)
     return scenario
+
+
+def neighbours(arms: typing.Sequence[str]) -> dict[str, Contrast]:
+    """The contrasts of a scenario that names none: each arm against the one before it, the first two such pairs."""
+    pairs = itertools.pairwise(arms)
+    return {f"{b}-against-{a}": Contrast(a, b) for a, b in list(pairs)[: OPTIONAL["contrasts"]]}
 
 
 def _check_whole(scenario: Scenario, where: str) -> None:
@@ -122,6 +136,7 @@ def _check_whole(scenario: Scenario, where: str) -> None:
             raise ScenarioError(
                 f"{where}: {_show(name)}: names are 1 to 64 letters, digits, '-' and '_': files are named after them"
             )
+    _check_verdict(scenario, where)
     if PRIME_PROFILE in scenario.profiles:
         raise ScenarioError(
             f"{where}: profiles.{PRIME_PROFILE}: reserved for priming kept connections; take another name"
@@ -131,6 +146,41 @@ def _check_whole(scenario: Scenario, where: str) -> None:
             raise ScenarioError(
                 f"{where}: phases.{name}.profile: {phase.profile!r} is no profile here; "
                 f"{_choices(phase.profile, scenario.profiles)}"
+            )
+
+
+def _check_verdict(scenario: Scenario, where: str) -> None:
+    """Whether what decides can be measured at all."""
+    for table, most in OPTIONAL.items():
+        if len(getattr(scenario, table)) > most:
+            raise ScenarioError(
+                f"{where}: {table}: {len(getattr(scenario, table))} of them; at most {most} are allowed, because each "
+                "one more makes all of them harder to decide"
+            )
+    for name, contrast in scenario.contrasts.items():
+        for side in ("baseline", "other"):
+            if (arm := getattr(contrast, side)) not in scenario.arms:
+                raise ScenarioError(
+                    f"{where}: contrasts.{name}.{side}: {arm!r} is no arm here; {_choices(arm, scenario.arms)}"
+                )
+        if contrast.baseline == contrast.other:
+            raise ScenarioError(f"{where}: contrasts.{name}: baseline and other are the same arm; name two")
+    comparable = [key for key, measure in MEASURES.items() if measure.scale in ("difference", "ratio")]
+    for name, primary in scenario.primary.items():
+        at = f"{where}: primary.{name}"
+        if primary.phase not in scenario.phases:
+            raise ScenarioError(
+                f"{at}.phase: {primary.phase!r} is no phase here; {_choices(primary.phase, scenario.phases)}"
+            )
+        if primary.measure not in comparable:
+            raise ScenarioError(f"{at}.measure = {primary.measure!r}: {_choices(primary.measure, comparable)}")
+        allowed = MEASURES[primary.measure].statistics
+        if primary.statistic not in allowed:
+            raise ScenarioError(f"{at}.statistic = {primary.statistic!r}: allowed: {', '.join(map(repr, allowed))}")
+        steps = isinstance(scenario.phases[primary.phase], Steps)
+        if steps != (primary.measure == "capacity"):
+            raise ScenarioError(
+                f"{at}.measure = {primary.measure!r}: a phase of load 'steps' is decided by 'capacity', and only such"
             )
 
 

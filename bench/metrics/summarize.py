@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from bench.metrics.measures import FEWEST_BEYOND, MEASURES, fraction
+from bench.measures import FEWEST_BEYOND, MEASURES, fraction
 from bench.metrics.shapes import Group, Shapes
 from bench.metrics.summary import Account, Arm, Incident, MeasureInfo, Phase, Summary, Unfinished, Value, WireBytes
 from bench.metrics.trial import chunks_of, floats, streams_of

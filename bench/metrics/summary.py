@@ -170,8 +170,129 @@ class MeasureInfo(msgspec.Struct, frozen=True):
     meaning: Annotated[str, Meta(description="Definition")]
 
 
+Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "none"]
+"""Of the other arm against the baseline. `faster` and `slower` stand for better and worse, whatever the measure; `none`
+is where no verdict is given: on exploratory measures, and under eight blocks."""
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One measure of one arm against another's, paired by block. Estimate and bounds are of other against baseline."""
+
+    contrast: Annotated[str, Meta(description="Name of the contrast in the scenario")]
+    baseline: Annotated[str, Meta(description="Arm compared with")]
+    other: Annotated[str, Meta(description="Arm that the estimate and verdict are about")]
+    phase: Annotated[str, Meta(description="Phase")]
+    temperature: Annotated[Literal["cold", "warm", "all"], Meta(description="Streams it is about")]
+    measure: Annotated[str, Meta(description="Measure, a key of `measures`")]
+    statistic: Annotated[str, Meta(description="Percentile taken within a trial, or `value`")]
+    scale: Annotated[
+        Literal["difference", "ratio"],
+        Meta(description="difference: other - baseline, in `unit`; ratio: other / baseline - 1, a share"),
+    ]
+    unit: Annotated[str, Meta(description="Unit of a difference; empty for a ratio")]
+    more_is_better: Annotated[bool, Meta(description="Whether a positive estimate is an improvement")]
+    estimate: Annotated[float, Meta(description="Hodges-Lehmann estimate", extra_json_schema={"unit": "as in `unit`"})]
+    low: Annotated[
+        float | None,
+        Meta(description="95 % interval, null under six blocks", extra_json_schema={"unit": "as in `unit`"}),
+    ]
+    high: Annotated[float | None, Meta(description="Its upper end", extra_json_schema={"unit": "as in `unit`"})]
+    low90: Annotated[
+        float | None,
+        Meta(description="90 % interval, null under five blocks", extra_json_schema={"unit": "as in `unit`"}),
+    ]
+    high90: Annotated[float | None, Meta(description="Its upper end", extra_json_schema={"unit": "as in `unit`"})]
+    per_block: Annotated[
+        list[float], Meta(description="Every block's difference", extra_json_schema={"unit": "as in `unit`"})
+    ]
+    blocks: Annotated[list[int], Meta(description="The block of each entry of per_block")]
+    advisory: Annotated[bool, Meta(description="A p99 or beyond from too few streams or gaps a trial to lean on")] = (
+        False
+    )
+    primary: Annotated[str, Meta(description="Name of the primary measure, empty for an exploratory one")] = ""
+    smallest_effect: Annotated[
+        float | None,
+        Meta(description="Of a primary measure, else null", extra_json_schema={"unit": "as in `unit`, or a share"}),
+    ] = None
+    p: Annotated[float | None, Meta(description="Exact sign-flip test; of primary measures only")] = None
+    p_holm: Annotated[float | None, Meta(description="The same after Holm over primary measures x contrasts")] = None
+    verdict: Annotated[Verdict, Meta(description="faster and slower stand for better and worse")] = "none"
+    blocks_to_decide: Annotated[
+        int | None, Meta(description="Of an inconclusive one: how many blocks would probably decide; null: over 1000")
+    ] = None
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """A counter that must be exact, of two arms: what is not the same to the digit is different."""
+
+    contrast: Annotated[str, Meta(description="Name of the contrast in the scenario")]
+    baseline: Annotated[str, Meta(description="Arm compared with")]
+    other: Annotated[str, Meta(description="Arm that `finding` is about")]
+    phase: Annotated[str, Meta(description="Phase")]
+    temperature: Annotated[Literal["cold", "warm", "all"], Meta(description="Streams it is about")]
+    measure: Annotated[str, Meta(description="wire_bytes, segments, lost, repeated, reordered, corrupted or failed")]
+    baseline_value: Annotated[float, Meta(description="Of the baseline")]
+    other_value: Annotated[float, Meta(description="Of the other arm")]
+    finding: Annotated[
+        Literal["same", "more", "fewer", "varies"],
+        Meta(description="varies: not the same in every block of one arm, so that it cannot be compared exactly"),
+    ]
+
+
+class Conclusions(msgspec.Struct, frozen=True):
+    """What the measurements amount to."""
+
+    alpha: Annotated[float, Meta(description="Chance of any wrong faster or slower among all primary comparisons")]
+    blocks: Annotated[int, Meta(description="Whole, valid blocks", extra_json_schema={"unit": "blocks"})]
+    fewest_blocks: Annotated[int, Meta(description="Under this many no verdict", extra_json_schema={"unit": "blocks"})]
+    primary: Annotated[list[Comparison], Meta(description="Primary measures x contrasts, with their verdicts")]
+    counters: Annotated[list[Counter], Meta(description="Exact counters")]
+    exploratory: Annotated[list[Comparison], Meta(description="Every other measure, with its interval")]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The worst that a validity rule saw in a phase, over all trials that were judged."""
+
+    rule: Annotated[str, Meta(description="Key of the rule")]
+    title: Annotated[str, Meta(description="What is looked at")]
+    phase: Annotated[str, Meta(description="Phase, empty for the whole trial")]
+    arm: Annotated[str, Meta(description="Arm of the worst trial")]
+    block: Annotated[int, Meta(description="Its block")]
+    seen: Annotated[float, Meta(description="The worst seen", extra_json_schema={"unit": "as in `unit`"})]
+    limit: Annotated[float, Meta(description="What is allowed", extra_json_schema={"unit": "as in `unit`"})]
+    unit: Annotated[str, Meta(description="Unit: %, ms, ppm or empty for a count")]
+    trials_over: Annotated[int, Meta(description="Trials beyond the limit", extra_json_schema={"unit": "trials"})]
+
+
+class Void(msgspec.Struct, frozen=True):
+    """A block that does not count, and why."""
+
+    block: Annotated[int, Meta(description="Block")]
+    why: Annotated[Literal["validity", "interrupted"], Meta(description="An instrument fault, or a stopped run")]
+    reasons: Annotated[list[str], Meta(description="What was seen against which limit, and what to do, a line each")]
+
+
+class OverCapacity(msgspec.Struct, frozen=True):
+    """A server that could not keep up in a phase: a result, not a fault."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+    trials: Annotated[int, Meta(description="Trials in which it fell behind", extra_json_schema={"unit": "trials"})]
+    of_trials: Annotated[int, Meta(description="Trials of the arm", extra_json_schema={"unit": "trials"})]
+    text: Annotated[str, Meta(description="What was seen, in words")]
+
+
+class Ceiling(msgspec.Struct, frozen=True):
+    """What a server without a library reached on this machine, with this driver: the most there is to reach."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    protocol: Annotated[str, Meta(description="sse or websocket")]
+    measure: Annotated[str, Meta(description="throughput, cpu_server or capacity")]
+    value: Annotated[float, Meta(description="Its figure", extra_json_schema={"unit": "as in `measures`"})]
+
+
 class Results(msgspec.Struct, kw_only=True):
-    """Everything tokenwire found in one run. It makes no claim of a difference between arms."""
+    """Everything tokenwire found in one run."""
 
     format: Annotated[int, Meta(description="Version of this format")] = FORMAT
     tokenwire: Annotated[str, Meta(description="Version of tokenwire that ran it")]
@@ -200,6 +321,17 @@ class Results(msgspec.Struct, kw_only=True):
     ]
     accounts: Annotated[list[Account], Meta(description="Streams and tokens accounted for, by phase and arm")]
     wire: Annotated[list[WireBytes], Meta(description="Bytes per token, taken apart")]
+    conclusions: Annotated[
+        Conclusions | None, Meta(description="Verdicts and what they rest on; null where they were not asked for")
+    ] = None
+    blocks_whole: Annotated[
+        int, Meta(description="Blocks with a valid trial of every arm", extra_json_schema={"unit": "blocks"})
+    ] = 0
+    voids: Annotated[list[Void], Meta(description="Blocks that do not count")] = []
+    checks: Annotated[list[Check], Meta(description="What every validity rule saw at worst")] = []
+    cautions: Annotated[list[str], Meta(description="What explains a figure without voiding it, a sentence each")] = []
+    over_capacity: Annotated[list[OverCapacity], Meta(description="Servers that could not keep up")] = []
+    ceilings: Annotated[list[Ceiling], Meta(description="The roofline: a server without a library")] = []
 
 
 class Summary(Results, kw_only=True):

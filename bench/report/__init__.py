@@ -21,6 +21,9 @@ def build(run_dir: Path) -> tuple[Summary, dict[str, Path]]:
     from bench.metrics import summarize
     from bench.record import read_run
     from bench.report.write import write_all
+    from bench.verdict import conclude_run
 
-    summary = summarize(read_run(run_dir))
+    run = read_run(run_dir)
+    summary = summarize(run)
+    summary.conclusions = conclude_run(summary, run.info["scenario"])
     return summary, write_all(summary, run_dir)

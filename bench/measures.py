@@ -19,6 +19,11 @@ KINDS: dict[Kind, str] = {
 }
 
 
+Scale = Literal["difference", "ratio", "exact", "none"]
+"""How two arms are compared: by the difference of a latency's excess, by the ratio of a cost or rate, as exact counters
+that are the same or are not, or not at all."""
+
+
 class Measure(NamedTuple):
     """One measure. `level` says over what a trial's percentile is taken; `group` and `window` give one number."""
 
@@ -28,7 +33,9 @@ class Measure(NamedTuple):
     kind: Kind
     level: Level
     statistics: tuple[str, ...]
+    scale: Scale
     meaning: str
+    more_is_better: bool = False
 
 
 _ONE = ("value",)
@@ -37,80 +44,107 @@ MEASURES: dict[str, Measure] = {
     m.key: m
     for m in (
         Measure(
-            "ttft_excess", "First token, excess", "ms", "excess", "stream", ("p50", "p90", "p99"),
+            "ttft_excess", "First token, excess", "ms", "excess", "stream", ("p50", "p90", "p99"), "difference",
             "time to first token less the model's own delay (due offset of the first token after the server took the "
             "request up)",
         ),
         Measure(
-            "gap_excess", "Gap, excess", "ms", "excess", "gap", ("p50", "p99", "p99.9"),
+            "gap_excess", "Gap, excess", "ms", "excess", "gap", ("p50", "p99", "p99.9"), "difference",
             "gap between two received content chunks less the gap between their due times; negative when a late chunk "
             "is followed by a punctual one",
         ),
         Measure(
-            "ttft", "First token", "ms", "total", "stream", ("p50", "p99"),
+            "ttft", "First token", "ms", "total", "stream", ("p50", "p99"), "difference",
             "first content received less clock start: connect() when cold, the write of the request when warm",
         ),
         Measure(
-            "ttft_intended", "First token from intended start", "ms", "total", "stream", ("p50", "p99"),
+            "ttft_intended", "First token from intended start", "ms", "total", "stream", ("p50", "p99"), "difference",
             "first content received less the time at which the stream should have started, so that waiting to start "
             "counts",
         ),
-        Measure("icl", "Gap", "ms", "total", "gap", ("p50", "p99"), "gap between two received content chunks"),
         Measure(
-            "tpot", "Time per token", "ms", "total", "stream", ("p50",),
+            "icl", "Gap", "ms", "total", "gap", ("p50", "p99"), "difference",
+            "gap between two received content chunks",
+        ),
+        Measure(
+            "tpot", "Time per token", "ms", "total", "stream", ("p50",), "difference",
             "last less first content received, over the tokens of the stream less one",
         ),
-        Measure("max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "longest such gap"),
-        Measure("e2e", "Whole stream", "ms", "total", "stream", ("p50",), "end of a complete stream less clock start"),
-        Measure("connect", "Connect", "ms", "part", "stream", ("p50",), "TCP connected less connect(); cold only"),
         Measure(
-            "upgrade", "Upgrade", "ms", "part", "stream", ("p50",),
+            "max_stall", "Longest gap of a stream", "ms", "total", "stream", ("p50", "p99"), "difference",
+            "longest such gap",
+        ),
+        Measure(
+            "e2e", "Whole stream", "ms", "total", "stream", ("p50",), "difference",
+            "end of a complete stream less clock start",
+        ),
+        Measure(
+            "connect", "Connect", "ms", "part", "stream", ("p50",), "difference",
+            "TCP connected less connect(); cold only",
+        ),
+        Measure(
+            "upgrade", "Upgrade", "ms", "part", "stream", ("p50",), "none",
             "101 read less TCP connected; cold WebSocket streams only, as SSE needs none",
         ),
         Measure(
-            "ttfb", "First byte (not comparable)", "ms", "part", "stream", ("p50",),
+            "ttfb", "First byte (not comparable)", "ms", "part", "stream", ("p50",), "none",
             "first byte of the reply less clock start; the protocols send different things first, so it is never "
             "compared between them",
         ),
         Measure(
-            "lateness", "Server lateness", "ms", "part", "chunk", ("p50", "p99"),
+            "lateness", "Server lateness", "ms", "part", "chunk", ("p50", "p99"), "difference",
             "handed to the library's write less due, per content chunk",
         ),
         Measure(
-            "delivery", "Delivery", "ms", "part", "chunk", ("p50", "p99"),
+            "delivery", "Delivery", "ms", "part", "chunk", ("p50", "p99"), "difference",
             "socket read less handed to the library's write, per content chunk",
         ),
-        Measure("wire_bytes", "Wire bytes per token", "B", "cost", "group", _ONE, "all bytes received over tokens"),
         Measure(
-            "coalescing", "Chunks per socket read", "", "cost", "group", _ONE,
+            "wire_bytes", "Wire bytes per token", "B", "cost", "group", _ONE, "exact",
+            "all bytes received over tokens",
+        ),
+        Measure(
+            "segments", "TCP segments per token", "", "cost", "group", _ONE, "exact",
+            "data segments received over tokens: how many writes reached the network for a token; Linux only",
+        ),
+        Measure(
+            "coalescing", "Chunks per socket read", "", "cost", "group", _ONE, "ratio",
             "content chunks over the socket reads that brought them",
         ),
         Measure(
-            "throughput", "Tokens per second", "1/s", "cost", "window", _ONE,
+            "throughput", "Tokens per second", "1/s", "cost", "window", _ONE, "ratio",
             "content tokens over the window; with paced tokens it is the rate achieved, not a limit",
+            more_is_better=True,
         ),
-        Measure("cpu_server", "Server CPU per token", "µs", "cost", "window", _ONE, "CPU time used over tokens"),
-        Measure("cpu_driver", "Client CPU per token", "µs", "cost", "window", _ONE, "driver's CPU time over tokens"),
         Measure(
-            "cpu_server_stream", "Server CPU per stream", "ms", "cost", "window", _ONE,
+            "cpu_server", "Server CPU per token", "µs", "cost", "window", _ONE, "ratio",
+            "CPU time used over tokens",
+        ),
+        Measure(
+            "cpu_driver", "Client CPU per token", "µs", "cost", "window", _ONE, "ratio",
+            "driver's CPU time over tokens",
+        ),
+        Measure(
+            "cpu_server_stream", "Server CPU per stream", "ms", "cost", "window", _ONE, "ratio",
             "CPU time used over the streams that ended in the window, opening the connection included; phases over "
             "cold connections, where it says more than CPU per token",
         ),
         Measure(
-            "cpu_driver_stream", "Client CPU per stream", "ms", "cost", "window", _ONE,
+            "cpu_driver_stream", "Client CPU per stream", "ms", "cost", "window", _ONE, "ratio",
             "driver's CPU time over the same streams",
         ),
         Measure(
-            "memory", "Server memory per open stream", "KiB", "cost", "window", _ONE,
+            "memory", "Server memory per open stream", "KiB", "cost", "window", _ONE, "ratio",
             "growth of the server's resident memory over the streams open at the peak; phases with at least 50 of them",
         ),
         Measure(
-            "capacity", "Capacity", "users", "cost", "window", _ONE,
+            "capacity", "Capacity", "users", "cost", "window", _ONE, "ratio",
             "most users before the first step whose p99 gap excess passes the limit; at least so many where the last "
             "step held; none where a step has no gaps to judge by",
+            more_is_better=True,
         ),
         Measure(
-            "loop_lag_max", "Driver's loop lag, longest", "ms", "check", "window", _ONE,
+            "loop_lag_max", "Driver's loop lag, longest", "ms", "check", "window", _ONE, "none",
             "how late the driver's event loop ran a timer, at worst",
         ),
     )
