@@ -123,6 +123,28 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    results: Annotated[Path, typer.Option(help="The folder that runs are to be kept in.")] = Path("results"),
+) -> None:
+    """Check this machine before a run, in about two seconds, and say what to change.
+
+    Exit codes: 0 nothing is a problem (advice may be given), 3 the machine would make results invalid.
+    """
+    from rich.console import Console
+
+    from bench.doctor import examine, show
+
+    found = examine(results)
+    if as_json:
+        print(show.as_json(found))
+    else:
+        show.print_findings(found, Console(highlight=False))
+    if not show.fit(found):
+        raise typer.Exit(3)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed
