@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from servers.emitter import Constant, Fixed, Profile
+from servers.plant import Plant
 
 Protocol = Literal["sse", "websocket"]
-Stack = Literal["aiohttp", "websockets"]
+Stack = Literal["aiohttp", "websockets", "roofline"]
 Mode = Literal["equal", "as-deployed"]
 Connections = Literal["cold", "warm"]
 
@@ -19,7 +20,11 @@ Pause = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Users = Annotated[int, Meta(ge=1, le=20_000)]
 
-OFFERS: dict[str, tuple[str, ...]] = {"aiohttp": ("sse", "websocket"), "websockets": ("websocket",)}
+OFFERS: dict[str, tuple[str, ...]] = {
+    "aiohttp": ("sse", "websocket"),
+    "websockets": ("websocket",),
+    "roofline": ("sse", "websocket"),
+}
 """The protocols each server stack offers."""
 
 PRIME_PROFILE = "prime"
@@ -42,6 +47,8 @@ class Arm(Table, frozen=True):
     """permessage-deflate; unset leaves it to the mode."""
     heartbeat_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
     """Keep-alive comments or pings after this many seconds; 0 for none; unset leaves it to the mode."""
+    plant: Plant | None = None
+    """A slow-down or fault planted in the server, to see whether the comparison finds it."""
 
     def __post_init__(self) -> None:
         if self.protocol not in OFFERS[self.stack]:
@@ -49,6 +56,8 @@ class Arm(Table, frozen=True):
             raise ValueError(f"stack {self.stack!r} does not offer protocol {self.protocol!r}; it offers {allowed}")
         if self.compression and self.protocol == "sse":
             raise ValueError("compression = true needs protocol 'websocket': event streams are never compressed here")
+        if self.plant is not None and self.plant.split_writes and self.protocol != "sse":
+            raise ValueError("plant.split_writes = true needs protocol 'sse': a WebSocket message is one frame")
 
 
 class Phase(Table, frozen=True):

@@ -147,6 +147,7 @@ def server_settings(scenario: Scenario, arm_name: str, raw: Path, cores: Cores |
         "profiles": {name: msgspec.to_builtins(profile) for name, profile in profiles.items()},
         "log": str(raw / EMISSIONS_FILE),
         "cpus": cores.server if cores else None,
+        "plant": None if arm.plant is None else msgspec.to_builtins(arm.plant),
     }
 
 

@@ -94,6 +94,8 @@ def _ready_line(stack_name: str, stack: Stack, service: Service, listener: socke
         "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "gc": {"thresholds": gc.get_threshold(), "frozen": gc.get_freeze_count() > 0},
     }
+    if settings.plant is not None:
+        in_force["plant"] = msgspec.to_builtins(settings.plant)
     return msgspec.json.encode(
         {
             "event": "ready",

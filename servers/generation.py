@@ -15,6 +15,7 @@ from servers.emission_log import EmissionLog, Ended
 from servers.emitter import Profile, completion_id, completion_key, natural_length, profile_hash, schedule
 from servers.pacing import Pacer
 from servers.payloads.chat_completions import DONE, ApiError, ChatRequest, Chunks, completion_body, escaped
+from servers.plant import Planted
 
 AT_ONCE = 0
 """The due time of a message that waits for nothing."""
@@ -57,6 +58,7 @@ class Generation:
         self.first_event = 0
         self.framing = MESSAGES
         self.heartbeat_ns = 0
+        self.planted: Planted | None = None
         self.stream = -1
         self.task: asyncio.Task[object] | None = None
         self.ended = Ended.FAULT
@@ -183,6 +185,10 @@ class Generation:
             self.task.cancel()
 
 
+async def _nothing() -> None:
+    """Stand in for a write that is not done."""
+
+
 async def emit(
     generation: Generation,
     send: Callable[[bytes], Awaitable[None]],
@@ -199,8 +205,12 @@ async def emit(
     log_token = log.token
     stream = generation.stream
     heartbeat_ns = generation.heartbeat_ns
+    messages = generation.messages()
+    if (planted := generation.planted) is not None:
+        altered = planted.alter(messages, split=bool(generation.framing.before))
+        messages, send = planted.slow(altered, send, _nothing)
     try:
-        for ordinal, due_ns, payload in generation.messages():
+        for ordinal, due_ns, payload in messages:
             if due_ns:
                 if heartbeat_ns:
                     while (beat_ns := monotonic_ns() + heartbeat_ns) < due_ns:

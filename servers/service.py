@@ -6,12 +6,13 @@ import asyncio
 from itertools import count
 from time import monotonic_ns
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from servers.emission_log import EmissionLog, Ended
 from servers.generation import Framing, Generation, Registry
 from servers.pacing import Pacer
 from servers.payloads.chat_completions import ApiError, ChatRequest, models_body
+from servers.plant import Planted
 from servers.settings import Settings
 
 CHAT_PATH = "/v1/chat/completions"
@@ -47,6 +48,7 @@ class Service:
         self.log = log
         self.closing = False
         self._registry = Registry(settings.profiles)
+        self._planted = None if settings.plant is None else Planted(settings.plant)
         self._running: set[Generation] = set()
         self._requests = count(1)
         self._models = models_body(list(settings.profiles))
@@ -87,6 +89,7 @@ class Service:
             raise ApiError(429, message, kind="requests", code="rate_limit_exceeded", headers=headers)
         generation = self._registry.generation(request, taken_up_ns, last_event_id)
         generation.framing = framing
+        generation.planted = self._planted
         if framing.before:
             generation.heartbeat_ns = round((self.settings.heartbeat(None) or 0) * 1e9)
         generation.stream = self.log.open(generation.completion_id, taken_up_ns, generation.first_ordinal)
@@ -117,7 +120,7 @@ class Service:
         `target` is a path with or without a query.
         """
         try:
-            return self._endpoint(method, urlsplit(target).path, authorization, taken_up_ns)
+            return self._endpoint(method, split_target(target).path, authorization, taken_up_ns)
         except ApiError as error:
             return self.refusal(error, taken_up_ns)
 
@@ -141,6 +144,14 @@ class Service:
         if error.status == 204:
             return Reply(204, headers, b"")
         return Reply(error.status, headers | {"content-type": JSON}, error.body)
+
+
+def split_target(target: str) -> SplitResult:
+    """The parts of a request target. Raises `ApiError` (400) when it is not a URL."""
+    try:
+        return urlsplit(target)
+    except ValueError as error:
+        raise ApiError(400, f"The request target is not a URL: {error}.") from error
 
 
 def internal_error() -> ApiError:

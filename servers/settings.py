@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from servers.emitter import Profile
+from servers.plant import Plant
 from servers.profiles import PROFILES
 
 EQUAL_WRITE_LIMIT = 65536
@@ -33,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Streams at a time; 0: no limit."""
     profiles: Annotated[dict[str, Profile], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=PROFILES.copy)
     log: str | None = None
+    plant: Plant | None = None
+    """A slow-down or fault on purpose, on every stream of the process."""
     cpus: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] | None = None
 
     @property

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic_ns
 
-from servers.emission_log import Ended
+from servers.emission_log import EmissionLog, Ended
 from servers.generation import GONE, MESSAGES, Generation, complete, emit
+from servers.pacing import Pacer
 from servers.payloads.chat_completions import DONE, ApiError, Unreadable, is_cancel, parse_request
 from servers.service import Service, internal_error
 
@@ -18,6 +19,11 @@ UNSUPPORTED_DATA = 1003
 INVALID_DATA = 1007
 INTERNAL_ERROR = 1011
 
+Send = Callable[[bytes], Awaitable[None]]
+Gone = tuple[type[BaseException], ...]
+Emit = Callable[[Generation, Send, Pacer, EmissionLog, Gone], Awaitable[None]]
+"""See `servers.generation.emit`."""
+
 logger = logging.getLogger("servers")
 
 
@@ -25,20 +31,22 @@ class Turns:
     """Answers the messages of one connection.
 
     `send` writes one text message and waits while the library's buffer is full; `close` closes with a code; `gone`
-    are the exceptions by which `send` says that the client left.
+    are the exceptions by which `send` says that the client left; `emit` sends a stream.
     """
 
     def __init__(
         self,
         service: Service,
-        send: Callable[[bytes], Awaitable[None]],
+        send: Send,
         close: Callable[[int], Awaitable[object]],
-        gone: tuple[type[BaseException], ...] = GONE,
+        gone: Gone = GONE,
+        emit: Emit = emit,
     ) -> None:
         self._service = service
         self._send = send
         self._close = close
         self._gone = gone
+        self._emit = emit
         self._generation: Generation | None = None
 
     async def receive(self, message: str | bytes) -> int | None:
@@ -78,7 +86,7 @@ class Turns:
         service = self._service
         try:
             if generation.request.stream:
-                await emit(generation, self._send, service.pacer, service.log, self._gone)
+                await self._emit(generation, self._send, service.pacer, service.log, self._gone)
             else:
                 await self._send(await complete(generation, service.pacer, service.log))
         except self._gone:

@@ -11,8 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-LEAVES = {"servers.emitter", "servers.emission_log", "servers.appendlog", "servers.pacing", "servers.profiles"}
-"""What bench may import of servers: what was due, how it is logged, how to wait."""
+LEAVES = {
+    "servers.emitter",
+    "servers.emission_log",
+    "servers.appendlog",
+    "servers.pacing",
+    "servers.plant",
+    "servers.profiles",
+}
+"""What bench may import of servers: what was due, how it is logged, how to wait, what was planted."""
 
 HEAVY = {"pandas", "pyarrow", "scipy", "matplotlib", "numpy", "rich", "typer", "jinja2", "psutil"}
 """Never in a server. A driver may load psutil, and nothing else of these."""

@@ -22,6 +22,7 @@ from servers.settings import Settings
 STACKS = {
     "aiohttp": "servers.stacks.aiohttp",
     "websockets": "servers.stacks.websockets",
+    "roofline": "servers.stacks.roofline",
 }
 
 BACKLOG = 4096

@@ -8,6 +8,7 @@ import pytest
 
 from bench.scenario import Closed, Open, Steps
 from bench.scenario_toml import ScenarioError, load, shipped
+from servers.plant import Plant
 
 MINIMAL = """
 title = "one arm, one phase"
@@ -55,6 +56,13 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert scenario.experiment.mode == "as-deployed"
 
 
+def test_a_plant_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "planted.toml"
+    path.write_text(MINIMAL.replace('stack = "aiohttp"', 'stack = "roofline"\nplant = { cpu_us = 1.0 }'))
+    arm = load(str(path)).arms["a"]
+    assert (arm.stack, arm.plant) == ("roofline", Plant(cpu_us=1.0))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -96,6 +104,16 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("phases.cold.connections=warm", "duel.toml: phases.cold: an open load over warm connections needs pool >= 1"),
         ("experiment.mode=fair", "duel.toml: experiment.mode = 'fair': allowed: 'equal', 'as-deployed'"),
         ("experiment.blocks=0", "duel.toml: experiment.blocks = 0: expected int >= 1"),
+        (
+            "arms.ws-aiohttp.plant={split_writes=true}",
+            "duel.toml: arms.ws-aiohttp: plant.split_writes = true needs protocol 'sse'",
+        ),
+        (
+            "arms.sse-aiohttp.plant={cpu=1}",
+            "duel.toml: arms.sse-aiohttp.plant: unknown key 'cpu'; did you mean 'cpu_us'? "
+            "allowed: cpu_us, first_delay_ms, split_writes, drop_every",
+        ),
+        ("arms.sse-aiohttp.plant={cpu_us=-1}", "duel.toml: arms.sse-aiohttp.plant.cpu_us = -1: expected float >= 0.0"),
         ("timeouts.head_s=-1", "duel.toml: timeouts.head_s = -1: expected float > 0.0"),
         ("exp=3", "duel.toml: unknown key 'exp'; allowed: title, experiment, timeouts, arms, profiles, phases"),
         ("arms=3", "duel.toml: arms: at least one table [arms.NAME] is needed"),

@@ -29,7 +29,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         server.process.communicate()
 
 
-@pytest.fixture(scope="session", params=["aiohttp", "websockets"])
+SSE_STACKS = ["aiohttp", "roofline"]
+STACKS = ["aiohttp", "websockets", "roofline"]
+
+
+@pytest.fixture(scope="session", params=STACKS)
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of each stack, for tests that need no settings and leave no trace."""
     server = Server(tmp_path_factory.mktemp(request.param), request.param, {})
@@ -37,15 +41,21 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     assert server.stop() == (0, "", "")
 
 
-@pytest.fixture(scope="session")
-def sse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that speaks SSE, for tests that need no settings and leave no trace."""
-    server = Server(tmp_path_factory.mktemp("sse"), "aiohttp", {})
+@pytest.fixture(scope="session", params=SSE_STACKS)
+def sse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of each stack that speaks SSE, for tests that need no settings and leave no trace."""
+    server = Server(tmp_path_factory.mktemp("sse"), request.param, {})
     yield server
     assert server.stop() == (0, "", "")
 
 
-@pytest.fixture(params=["aiohttp", "websockets"])
+@pytest.fixture(params=STACKS)
 def stack(request: pytest.FixtureRequest) -> str:
     """The name of every stack that speaks WebSocket."""
+    return str(request.param)
+
+
+@pytest.fixture(params=SSE_STACKS)
+def sse_stack(request: pytest.FixtureRequest) -> str:
+    """The name of every stack that speaks SSE."""
     return str(request.param)

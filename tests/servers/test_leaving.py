@@ -41,8 +41,8 @@ def ended(server: Server, streams: int = 1) -> list[int | None]:
 
 
 @pytest.mark.parametrize("model", ["endless", "stalling"])
-def test_an_sse_client_leaves(start: Start, model: str) -> None:
-    server = start()
+def test_an_sse_client_leaves(start: Start, sse_stack: str, model: str) -> None:
+    server = start(sse_stack)
     begin_sse(server, model).close()
     assert ended(server) == [Ended.CLIENT_GONE], "at once, not at the next token"
 
@@ -66,18 +66,18 @@ def test_a_websocket_client_leaves(start: Start, stack: str, model: str, politel
     assert ended(server) == [Ended.CLIENT_GONE]
 
 
-def test_a_client_that_waits_for_a_whole_reply_leaves(start: Start) -> None:
-    server = start()
+def test_a_client_that_waits_for_a_whole_reply_leaves(start: Start, sse_stack: str) -> None:
+    server = start(sse_stack)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(server.http + CHAT, json=body("stalling", stream=False), timeout=0.2)
     assert ended(server) == [Ended.CLIENT_GONE]
 
 
-def test_a_client_that_does_not_read_stops_the_emission(start: Start) -> None:
+def test_a_client_that_does_not_read_stops_the_emission(start: Start, sse_stack: str) -> None:
     """Back-pressure: what is not read is not emitted beyond the buffers of sockets and library."""
     profile = {"first": {"dist": "constant", "ms": 0}, "gap": {"dist": "constant", "ms": 0}}
     profile |= {"length": {"dist": "fixed", "tokens": 200_000}}  # type: ignore[dict-item]
-    server = start(profiles={"flood": profile})
+    server = start(sse_stack, profiles={"flood": profile})
     client = begin_sse(server, "flood")
     seen, still = -1, 0
     while still < 5:
@@ -96,8 +96,8 @@ async def until_closed(client: ClientConnection) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_shutdown_cuts_sse(start: Start, number: int) -> None:
-    server = start()
+def test_shutdown_cuts_sse(start: Start, sse_stack: str, number: int) -> None:
+    server = start(sse_stack)
     client = begin_sse(server, "endless")
     began = time.monotonic()
     assert server.stop(number) == (0, "", "")
@@ -144,8 +144,8 @@ def test_shutdown_does_not_wait_for_clients_that_are_silent(start: Start, stack:
     idle.close()
 
 
-def test_the_log_of_a_stream(start: Start) -> None:
-    server = start()
+def test_the_log_of_a_stream(start: Start, sse_stack: str) -> None:
+    server = start(sse_stack)
     for _ in range(2):
         httpx.post(server.http + CHAT, json=body(seed=-7))
     server.stop()

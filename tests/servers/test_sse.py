@@ -154,8 +154,8 @@ def test_resume_goes_on_after_any_event(sse: Server, n: int, usage: str) -> None
             assert events(reply.text) == whole[position + 1 :]
 
 
-def test_resume_keeps_the_original_times(start: Start) -> None:
-    server = start(event_ids=True)
+def test_resume_keeps_the_original_times(start: Start, sse_stack: str) -> None:
+    server = start(sse_stack, event_ids=True)
     first = events(httpx.post(server.http + CHAT, json=body(seed=5)).text)
     again = httpx.post(server.http + CHAT, json=body(seed=5), headers={"last-event-id": first[4]["id"]})
     assert events(again.text) == first[5:]

@@ -187,6 +187,7 @@ def test_aiohttp_as_the_client(shared: Server) -> None:
     assert len(asyncio.run(run())) == 67
 
 
+@pytest.mark.parametrize("stack", ["aiohttp", "websockets"])
 def test_compression_when_deployed_as_documented(start: Start, stack: str) -> None:
     server = start(stack, mode="as-deployed")
     assert server.ready["settings"]["compression"]["websocket"] is True
@@ -205,6 +206,7 @@ def test_no_compression_when_equal(shared: Server) -> None:
     talk(shared, conversation)
 
 
+@pytest.mark.parametrize("stack", ["aiohttp", "websockets"])
 def test_heartbeats_are_pings(start: Start, stack: str) -> None:
     server = start(stack, heartbeat_s=0.05)
 
