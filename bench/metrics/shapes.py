@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.metrics.measures import FEWEST_BEYOND
-from bench.metrics.trial import Floats, floats, middle
+from bench.measures import FEWEST_BEYOND
+from bench.metrics.trial import Floats, breakdowns, excess_of, floats
 
 _DECADES, _PER_DECADE = 9, 60
 _UP = np.power(10.0, np.arange(_DECADES * _PER_DECADE + 1) / _PER_DECADE - 3)
@@ -48,11 +48,12 @@ class OverTime(NamedTuple):
 
 @dataclass
 class Shapes:
-    """Distributions, spectra, the parts of the first token, sample streams and the course of a phase."""
+    """Distributions, spectra, the steps of first token and gap, sample streams and the course of a phase."""
 
     counts: dict[tuple[Group, str], Floats] = field(default_factory=dict)
     spectra: dict[tuple[Group, str], list[Floats]] = field(default_factory=dict)
-    parts: dict[Group, list[dict[str, float]]] = field(default_factory=dict)
+    steps: dict[tuple[Group, str], dict[int, dict[str, float]]] = field(default_factory=dict)
+    """What `breakdowns` found (`first`, `gap`, `gap_p99`), by block: equal blocks are pairs."""
     samples: dict[tuple[Group, int], Sample] = field(default_factory=dict)
     slice_s: dict[str, float] = field(default_factory=dict)
     courses: dict[tuple[Group, str], list[tuple[Floats, Floats]]] = field(default_factory=dict)
@@ -68,9 +69,8 @@ class Shapes:
                 found = np.quantile(values, SPECTRUM)
                 found[(1 - SPECTRUM) * len(values) < FEWEST_BEYOND - 1e-9] = np.nan
                 self.spectra.setdefault((group, measure), []).append(found)
-        parts = middle(streams)
-        if parts is not None:
-            self.parts.setdefault(group, []).append(parts)
+        for whole, steps in breakdowns(streams, chunks).items():
+            self.steps.setdefault((group, whole), {})[int(streams["block"].iloc[0])] = steps
         self._course(group, chunks, start_ns)
         if sample:
             self._sample(group, streams, chunks)
@@ -112,6 +112,15 @@ class Shapes:
         p50, p99 = (_over_trials([_padded(t[i], longest) for t in trials])[1] for i in (0, 1))
         seconds: Floats = (np.arange(longest, dtype=np.float64) + 0.5) * self.slice_s[group.phase]
         return OverTime(seconds, p50, p99)
+
+    def typical(self, group: Group, whole: str) -> dict[str, float] | None:
+        """Steps (ms) that add up: each the mean over the middle half of the trials by their excess; None without any.
+
+        The middle half, so that one disturbed trial cannot carry the picture away from the median over trials.
+        """
+        trials = sorted(self.steps.get((group, whole), {}).values(), key=excess_of)
+        half = trials[len(trials) // 4 : len(trials) - len(trials) // 4]
+        return {step: sum(t[step] for t in half) / len(half) for step in half[0]} if half else None
 
     def spectrum(self, group: Group, measure: str) -> tuple[Floats, Floats, Floats] | None:
         """Lowest, median and highest trial (ms) at every fraction of `SPECTRUM`; NaN where a trial has too few."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bench.metrics import Phase, Summary
-from bench.report.charts import breakdown, capacity, costs, ecdf, overtime, spectrum, timeline, wire
+from bench.report.charts import capacity, costs, ecdf, overtime, spectrum, timeline, waterfall, wire
 from bench.report.charts.canvas import Chart, inline, standalone
 
 __all__ = ["Chart", "charts_of", "inline", "phase_charts", "standalone"]
 
-_KINDS = (capacity, ecdf, breakdown, spectrum, timeline, overtime, costs, wire)
+_KINDS = (capacity, ecdf, waterfall, spectrum, timeline, overtime, costs, wire)
 
 
 def phase_charts(summary: Summary, phase: Phase) -> list[Chart]:
