@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -159,6 +160,18 @@ def test_nothing_leaves_the_picture_and_no_label_hides_another(summary: Summary,
         assert all(a[1] <= b[0] for a, b in pairwise(sorted(line)))
     labels = [t.get_text() for t in axes.texts]
     assert ("40.0 ms" in labels) is (wait == 40.0 and upgrade < 300), "a wait that dwarfs the rest is cut as well"
+
+
+def test_a_long_name_makes_room_for_the_figures(summary: Summary) -> None:
+    fields = {f: getattr(summary, f) for f in summary.__struct_fields__}
+    arms = [msgspec.structs.replace(a, label=f"{a.label} ({a.name}-with-deflate-as-deployed)") for a in summary.arms]
+    (axes,) = drawn(charts(type(summary)(**fields | {"arms": arms}))["cold-waterfall"]).axes
+    names = [t for t in axes.texts if "as-deployed" in t.get_text()]
+    assert len(names) == 3 * len(arms)
+    for name in names:
+        y = name.get_position()[1] - 0.01
+        (figures,) = (t for t in axes.texts if t.get_ha() == "right" and t.get_position()[1] == pytest.approx(y))
+        assert name.get_window_extent().x1 < figures.get_window_extent().x0
 
 
 def test_what_is_printed_adds_up(summary: Summary) -> None:

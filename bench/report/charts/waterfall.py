@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from bench.metrics import Group, Phase, Summary
-from bench.metrics.trial import ALL_STEPS, GAP_STEPS, PARTS, STEPS, excess_of
-from bench.report import style
-from bench.report.charts.canvas import WIDTH, Chart, named
+from bench.metrics.trial import ALL_STEPS, GAP_STEPS, STEPS, excess_of
+from bench.report.charts.canvas import Chart, named
+from bench.report.charts.spans import BAR, CUT, SMALL, WIDE, apart, box, heading, in_block, ruler
 from bench.report.numbers import MINUS, decimals, number
-from bench.report.style import INK, MUTED, PAPER
+from bench.report.style import INK, MUTED
 
-_WIDE = WIDTH - 0.12
-"""Inches to draw on. Everything here is placed in inches, because it is labels that have to find room."""
-
-_CUT, _BAR = 0.78, 0.17
-_COLOURS = {part: style.PARTS[i % len(style.PARTS)] for i, part in enumerate(PARTS)}
-_COLOURS |= {"gap_late": _COLOURS["part_late"], "gap_delivery": _COLOURS["part_delivery"]}
 _GAPS = {"gap": "At the median", "gap_p99": "At p99"}
 _KEY, _FIRST_ROW, _GAP_KEY, _GAP_NAME, _GAP_ROW, _RULER = 1.02, 0.76, 0.48, 0.29, 0.48, 0.2
-_SMALL, _STRAIGHT = 9, 0.06
+_STRAIGHT = 0.06
 _CAPTION = (
     "Time runs from when a stream should have started; the empty box is the wait until it did, the hatched one the "
     "model's own delay, cut short, and what is filled is the excess. Means, so that steps add up: of the middle tenth "
@@ -73,7 +66,8 @@ def make(summary: Summary, phase: Phase) -> list[Chart]:
 def _rows(summary: Summary, phase: Phase, temperature: str, whole: str) -> list[_Row]:
     found = [(a.label, summary.shapes.typical(Group(phase.name, a.name, temperature), whole)) for a in summary.arms]
     known = [(label, steps) for label, steps in found if steps]
-    places = min((decimals(excess_of(steps) / 10) for _, steps in known), default=0)
+    most = max((abs(excess_of(steps)) for _, steps in known), default=0.0)
+    places = decimals(max(most, _FLAT) / 10)
     return [_Row(label, {k: round(v, places) for k, v in steps.items()}, places) for label, steps in known]
 
 
@@ -105,7 +99,7 @@ def _gaps_height(gaps: dict[str, list[_Row]]) -> float:
 def _draw(first: list[_Row], gaps: dict[str, list[_Row]], figure: Figure) -> None:
     axes = figure.add_subplot()
     axes.set_axis_off()
-    axes.set_xlim(0, _WIDE)
+    axes.set_xlim(0, WIDE)
     axes.set_ylim(-_first_height(first) - _gaps_height(gaps), 0)
     _first(axes, 0, first)
     if _gaps_height(gaps):
@@ -118,33 +112,33 @@ def _first(axes: Axes, y: float, rows: list[_Row]) -> None:
     longest = max(excess_of(row.steps) for row in rows)
     cut = {k for k in used if not STEPS[k].excess and max(row.steps[k] for row in rows) > longest}
     drawn = max(sum(max(row.steps[k], 0.0) for k in used if k not in cut) for row in rows)
-    scale = (_WIDE - len(cut) * _CUT) / max(drawn, _FLAT)
+    scale = (WIDE - len(cut) * CUT) / max(drawn, _FLAT)
     _milestones(axes, y, used)
     y -= _KEY
     for row in rows:
-        _heading(axes, y, row.label, f"excess {row.text(excess_of(row.steps))} ms")
+        heading(axes, y, row.label, f"excess {row.text(excess_of(row.steps))} ms")
         x, top = 0.0, y - 0.47
         marks: list[tuple[float, str]] = []
         for key in used:
             value = row.steps[key]
-            width = _CUT if key in cut else max(value, 0.0) * scale
-            _box(axes, x, top - _BAR, width, key)
+            width = CUT if key in cut else max(value, 0.0) * scale
+            box(axes, x, top - BAR, width, key)
             if key in cut:
-                _in_block(axes, x + width / 2, top - _BAR / 2, value)
+                in_block(axes, x + width / 2, top - BAR / 2, value)
             elif value:
                 marks.append((x + width / 2, row.text(value)))
             x += width
-        for (middle, text), place in zip(marks, _apart(marks), strict=True):
+        for (middle, text), place in zip(marks, apart(marks), strict=True):
             bend = [place, place, middle, middle] if abs(place - middle) > _STRAIGHT else [middle] * 4
             axes.plot(bend, [top + 0.12, top + 0.09, top + 0.03, top], color=MUTED, lw=0.7)
-            axes.text(place, top + 0.12, text, ha="center", va="bottom", fontsize=_SMALL)
+            axes.text(place, top + 0.12, text, ha="center", va="bottom", fontsize=SMALL)
         y -= _FIRST_ROW
-    _ruler(axes, y, scale)
+    ruler(axes, y, scale)
 
 
 def _milestones(axes: Axes, y: float, used: list[str]) -> None:
     """The key: a cell per step in order of time, with what has happened at either end of it."""
-    cell = min(0.56, (_WIDE - 0.75) / len(used))
+    cell = min(0.56, (WIDE - 0.75) / len(used))
     bottom = y - _KEY + 0.12
     names = ["should start" if "part_wait" in used else "started"]
     for key, step in STEPS.items():
@@ -152,15 +146,15 @@ def _milestones(axes: Axes, y: float, used: list[str]) -> None:
             names.append(step.milestone)
         elif key == "part_send" and "part_connect" not in used:
             names[-1] = step.milestone  # on a kept connection the start is the request
-    _heading(axes, y, "First token", plain=False)
+    heading(axes, y, "First token", plain=False)
     for i, name in enumerate(names):
-        axes.plot([i * cell] * 2, [bottom + _BAR, bottom + _BAR + 0.05], color=MUTED, lw=0.7)
+        axes.plot([i * cell] * 2, [bottom + BAR, bottom + BAR + 0.05], color=MUTED, lw=0.7)
         axes.text(
-            i * cell, bottom + _BAR + 0.07, name, rotation=32, rotation_mode="anchor", ha="left", va="bottom",
-            fontsize=_SMALL,
+            i * cell, bottom + BAR + 0.07, name, rotation=32, rotation_mode="anchor", ha="left", va="bottom",
+            fontsize=SMALL,
         )  # fmt: skip
     for i, key in enumerate(used):
-        _box(axes, i * cell, bottom, cell, key)
+        box(axes, i * cell, bottom, cell, key)
 
 
 def _gaps(axes: Axes, y: float, gaps: dict[str, list[_Row]]) -> None:
@@ -169,77 +163,32 @@ def _gaps(axes: Axes, y: float, gaps: dict[str, list[_Row]]) -> None:
     for row in (row for rows in gaps.values() for row in rows):
         ends += [row.steps["gap_late"], excess_of(row.steps)]
     low, high = min(ends), max(ends)
-    scale = (_WIDE - _CUT - 0.05) / max(high - low, _FLAT)
-    zero = _CUT - low * scale
-    _heading(axes, y, "Gap from one token to the next", plain=False)
+    scale = (WIDE - CUT - 0.05) / max(high - low, _FLAT)
+    zero = CUT - low * scale
+    heading(axes, y, "Gap from one token to the next", plain=False)
     x = 0.0
     for key, step in GAP_STEPS.items():
-        _box(axes, x, y - 0.43, 0.2, key)
-        axes.text(x + 0.25, y - 0.43 + _BAR / 2, step.label, va="center", fontsize=_SMALL)
+        box(axes, x, y - 0.43, 0.2, key)
+        axes.text(x + 0.25, y - 0.43 + BAR / 2, step.label, va="center", fontsize=SMALL)
         x += 0.38 + 0.07 * len(step.label)
     y -= _GAP_KEY
     for name, rows in gaps.items():
         if rows:
-            _heading(axes, y - 0.06, name, "lateness + delivery = excess", plain=False)
+            heading(axes, y - 0.06, name, "lateness + delivery = excess", plain=False)
             y -= _GAP_NAME
         for row in rows:
-            _heading(axes, y, row.label, f"{_sum(row)} ms")
-            _gap(axes, y - 0.22 - _BAR, row.steps, zero, scale)
+            heading(axes, y, row.label, f"{_sum(row)} ms")
+            _gap(axes, y - 0.22 - BAR, row.steps, zero, scale)
             y -= _GAP_ROW
-    _ruler(axes, y, scale, zero)
+    ruler(axes, y, scale, zero)
 
 
 def _gap(axes: Axes, bottom: float, steps: _Steps, zero: float, scale: float) -> None:
-    _box(axes, zero - _CUT, bottom, _CUT, "gap_due")
+    box(axes, zero - CUT, bottom, CUT, "gap_due")
     at = zero
-    for key, place in (("gap_late", bottom + _BAR / 2), ("gap_delivery", bottom)):
+    for key, place in (("gap_late", bottom + BAR / 2), ("gap_delivery", bottom)):
         width = steps[key] * scale
-        _box(axes, min(at, at + width), place, abs(width), key, _BAR / 2)
+        box(axes, min(at, at + width), place, abs(width), key, BAR / 2)
         at += width
-    axes.plot([at, at], [bottom - 0.03, bottom + _BAR + 0.03], color=INK, lw=1.4)
-    _in_block(axes, zero - _CUT / 2, bottom + _BAR / 2, steps["gap_due"])
-
-
-def _heading(axes: Axes, y: float, text: str, figures: str = "", *, plain: bool = True) -> None:
-    """A line of text with figures at its right end; a name too long for that is set smaller."""
-    room = (_WIDE - 0.075 * len(figures)) / (0.083 * len(text))
-    axes.text(0, y - 0.02, text, va="top", fontsize=min(10.0, 10 * room), fontweight="normal" if plain else "bold")
-    axes.text(_WIDE, y - 0.03, figures, va="top", ha="right", fontsize=_SMALL, color=MUTED)
-
-
-def _box(axes: Axes, x: float, y: float, width: float, key: str, height: float = _BAR) -> None:
-    """A step. What is the model's is hatched, and the wait is empty: neither counts in the excess."""
-    look: dict[str, Any] = {"facecolor": _COLOURS.get(key, PAPER), "edgecolor": PAPER, "linewidth": 0.6}
-    if not ALL_STEPS[key].excess:
-        look |= {"edgecolor": MUTED, "hatch": "" if key == "part_wait" else "//////"}
-    axes.add_patch(Rectangle((x, y), width, height, **look))
-
-
-def _in_block(axes: Axes, x: float, y: float, value: float) -> None:
-    axes.text(
-        x, y, f"{number(value)} ms", ha="center", va="center", fontsize=_SMALL,
-        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.2},
-    )  # fmt: skip
-
-
-def _apart(marks: list[tuple[float, str]]) -> list[float]:
-    """Where labels go so that none runs into its neighbour or off the edge: as near to their steps as that allows."""
-    half = [0.02 + 0.041 * len(text) for _, text in marks]
-    places: list[float] = []
-    edge = 0.0
-    for (middle, _), reach in zip(marks, half, strict=True):
-        places.append(max(middle, edge + reach))
-        edge = places[-1] + reach
-    edge = _WIDE
-    for i in range(len(places) - 1, -1, -1):
-        places[i] = min(places[i], edge - half[i])
-        edge = places[i] - half[i]
-    return places
-
-
-def _ruler(axes: Axes, y: float, scale: float, x: float = 0.0) -> None:
-    """How long a time is on this panel's axis."""
-    length = next(s * 10.0**p for p in range(4, -7, -1) for s in (5, 2, 1) if s * 10.0**p * scale <= 1.3)
-    end = x + length * scale
-    axes.plot([x, x, x, end, end, end], [y + 0.05, y - 0.05, y, y, y - 0.05, y + 0.05], color=INK, lw=1.0)
-    axes.text(end + 0.07, y, f"{length:g} ms", va="center", fontsize=_SMALL, color=MUTED)
+    axes.plot([at, at], [bottom - 0.03, bottom + BAR + 0.03], color=INK, lw=1.4)
+    in_block(axes, zero - CUT / 2, bottom + BAR / 2, steps["gap_due"])
