@@ -145,7 +145,8 @@ def test_milestones_are_named_where_they_happen(summary: Summary) -> None:
 @pytest.mark.parametrize("wait", [0.0, 0.3, 40.0])
 @pytest.mark.parametrize("upgrade", [0.0, 0.5, 300.0])
 def test_nothing_leaves_the_picture_and_no_label_hides_another(summary: Summary, wait: float, upgrade: float) -> None:
-    parts = {"part_wait": wait, "part_upgrade": upgrade, "part_send": 0.001}
+    tiny = dict.fromkeys(("part_connect", "part_send", "part_takeup", "part_late", "part_delivery"), 0.001)
+    parts = {"part_wait": wait, "part_upgrade": upgrade} | tiny
     figure = drawn(charts(summary, ws_aiohttp=parts)["cold-waterfall"])
     (axes,) = figure.axes
     right = axes.get_xlim()[1]
