@@ -1,22 +1,25 @@
 """The command `tokenwire`. Imports what a command needs only when that command runs: `--help` must be instant.
 
-Exit codes: 0 done; 1 a trial, or a report, could not be made; 2 wrong usage or scenario; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a trial, or a report, could not be made; 2 wrong usage or scenario; 3 the instrument was at fault,
+so that there is no verdict; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INVALID, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="tokenwire",
     help="Should LLM tokens travel over Server-Sent Events or over WebSocket? Measure it, here, for your traffic.",
-    epilog="Exit codes: 0 done, 1 a trial or report failed, 2 wrong usage or scenario, 130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 a trial or report failed, 2 wrong usage or scenario, 3 the instrument or machine was "
+    "at fault, 130 stopped by Ctrl-C.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -57,40 +60,85 @@ def _show(folder: Path) -> str:
 @app.command()
 def run(
     scenario: Annotated[
-        str, typer.Argument(help="A shipped scenario (see `scenarios`) or the path of a TOML file.")
-    ] = "duel",
+        str | None,
+        typer.Argument(help="A shipped scenario (see `scenarios`; default duel) or the path of a TOML file."),
+    ] = None,
     overrides: Overrides = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Such as 5m: stop when the intervals are narrow enough, or by then."),
+    ] = None,
+    going_on: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted or failed run.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
     """Run a scenario and write its report."""
     from bench import experiment
     from bench.progress import Progress
     from bench.scenario_toml import ScenarioError, load
-    from bench.trial import TrialError
 
+    if going_on is not None:
+        if scenario is not None or overrides or budget is not None:
+            _fail("--resume goes on with a run as it began: give neither a scenario, --set nor --budget", USAGE)
+        _finish(going_on, lambda: experiment.resume(going_on, Progress))
+        return
+    settings = list(overrides or [])
+    if budget is not None:
+        settings.append(f"experiment.budget_s={_seconds(budget)}")
+    named = scenario or "duel"
     try:
-        loaded = load(scenario, overrides or [])
+        loaded = load(named, settings)
     except ScenarioError as error:
         _fail(error, USAGE)
     try:
         folder = experiment.new_folder(results, loaded)
     except OSError as error:
         _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
-    trials = loaded.experiment.blocks * len(loaded.arms)
+
+    def carry_out() -> str:
+        with Progress(loaded) as progress:
+            return experiment.run(loaded, named, settings, folder, progress)
+
+    _finish(folder, carry_out)
+
+
+def _seconds(text: str) -> float:
+    """`300`, `300s`, `5m` or `1h` as seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        _fail(f"--budget {text}: expected a time of up to a day, such as 90s, 5m or 1h", USAGE)
+    return seconds
+
+
+def _finish(folder: Path, carry_out: Callable[[], str]) -> None:
+    """Carry out a run and report what there is of it, however it ended; exit with the code for that."""
+    from bench.record import RecordError
+    from bench.trial import TrialError
+
     failure: TrialError | None = None
     state = "failed"
     try:
-        with Progress(loaded.name, trials) as progress:
-            state = experiment.run(loaded, scenario, overrides or [], folder, progress)
+        state = carry_out()
+    except RecordError as error:
+        _fail(error, USAGE)
     except TrialError as error:
         failure = error
     nothing = _show(folder)
     if failure is not None:
-        kept = "no trial had finished" if nothing else "the trials before it are reported above"
-        _fail(f"{failure}; {kept}", FAILED)
+        kept = "no trial had finished" if nothing else "the blocks before it are reported above"
+        _fail(f"{failure}; {kept}. To go on: tokenwire run --resume {folder}", FAILED)
     if nothing:
         _fail(nothing, INTERRUPTED if state == "interrupted" else FAILED)
+    if state == "invalid":
+        _fail("too many blocks were void, so there is no verdict; `tokenwire doctor` says what to look at", INVALID)
     if state == "interrupted":
+        print(f"to go on: tokenwire run --resume {folder}")
         raise typer.Exit(INTERRUPTED)
 
 

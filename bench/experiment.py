@@ -1,13 +1,15 @@
-"""Arms x blocks: every block runs each arm once, in random order, and every trial is on disk before the next begins."""
+"""Arms x blocks: a block runs every arm once, side by side, and its trials are on disk before the next block begins."""
 
 from __future__ import annotations
 
+import fcntl
 import random
 import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,39 +20,38 @@ import msgspec
 from bench import machine
 from bench.drivers.plan import Said
 from bench.files import write_whole
-from bench.record import FORMAT, RUN_FILE, TRIALS
-from bench.scenario import Scenario
+from bench.precision import Precision, Width
+from bench.record import FORMAT, ROOFLINE, RUN_FILE, TRIALS, RecordError, Trial, read_run
+from bench.scenario import Arm, Scenario
 from bench.scenario_toml import find
-from bench.trial import Cores, Place, TrialError, run_trial
+from bench.trial import Cores, Place, TrialError, run_block
+from bench.validity import breaches, voided_too_many
 
-VERSIONS_OF = ("aiohttp", "websockets", "uvloop", "httptools", "msgspec", "pandas", "pyarrow", "matplotlib")
+VERSIONS_OF = ("aiohttp", "websockets", "uvloop", "httptools", "msgspec", "pandas", "scipy", "pyarrow", "matplotlib")
+RESUMABLE = ("running", "interrupted", "failed")
 
 
 class Watcher(Protocol):
     """Who is told how an experiment goes."""
 
-    def begins(self, place: Place) -> None:
-        """A trial is about to start."""
+    def begins(self, block: int, places: Sequence[Place]) -> None:
+        """A block is about to start; 0 is the roofline's."""
 
-    def heard(self, said: Said) -> None:
-        """The driver said something."""
+    def heard(self, place: Place, said: Said) -> None:
+        """A driver said something."""
 
-    def ended(self, place: Place) -> None:
-        """A trial is on disk."""
+    def ended(self, block: int, reasons: Sequence[str], widths: Sequence[Width]) -> None:
+        """A block is on disk, void for these reasons; and how wide the intervals are by now."""
 
     def stopping(self) -> None:
-        """The user asked to stop; the trial under way is finished first."""
+        """The user asked to stop; the block under way is finished first."""
 
 
-def block_orders(arms: Sequence[str], blocks: int, seed: int) -> list[list[str]]:
-    """The order of the arms within each block, random but the same for the same seed."""
-    rng = random.Random(seed)
-    orders = []
-    for _ in range(blocks):
-        order = list(arms)
-        rng.shuffle(order)
-        orders.append(order)
-    return orders
+def block_order(arms: Sequence[str], block: int, seed: int) -> list[str]:
+    """The order of the arms within a block, random but the same for the same seed."""
+    order = list(arms)
+    random.Random(f"{seed}/{block}").shuffle(order)
+    return order
 
 
 def new_folder(results: Path, scenario: Scenario) -> Path:
@@ -69,14 +70,12 @@ def new_folder(results: Path, scenario: Scenario) -> Path:
 def run(scenario: Scenario, named: str, overrides: Sequence[str], folder: Path, watcher: Watcher) -> str:
     """Run the whole experiment into `folder`; `named` is the scenario as the user named it.
 
-    Returns the state it ended in: `finished` or `interrupted`. Ctrl-C lets the trial under way finish; a second one, or
-    SIGTERM, gives it up. Raises `TrialError` when a trial cannot be carried out; the trials before it stay, and
-    run.json says `failed`.
+    Returns the state it ended in: `finished`, `interrupted`, or `invalid` when too many blocks were void. Ctrl-C lets
+    the block under way finish; a second one, or SIGTERM, gives it up. Raises `TrialError` when a trial cannot be
+    carried out; the blocks before it stay, and run.json says `failed`.
     """
-    orders = block_orders(list(scenario.arms), scenario.experiment.blocks, scenario.experiment.seed)
-    cores = Cores.split()
-    shutil.copyfile(find(named), folder / "scenario.toml")
-    raise_file_limit()
+    source = find(named)
+    shutil.copyfile(source, folder / "scenario.toml")
     info: dict[str, Any] = {
         "format": FORMAT,
         "tokenwire": version("tokenwire"),
@@ -87,37 +86,160 @@ def run(scenario: Scenario, named: str, overrides: Sequence[str], folder: Path, 
         "source": named,
         "overrides": list(overrides),
         "seed": scenario.experiment.seed,
-        "order": orders,
+        "order": [],
+        "voids": [],
+        "spent_s": 0.0,
         "machine": machine.describe(),
         "versions": {name: version(name) for name in VERSIONS_OF},
-        "pinning": {"server": cores.server, "driver": cores.driver} if cores else None,
+        "pinning": None,
     }
+    with _held(folder):
+        return _Course(scenario, info, folder, watcher).go_on()
 
-    def save(state: str) -> str:
-        info["state"] = state
-        write_whole(folder / RUN_FILE, msgspec.json.format(msgspec.json.encode(info), indent=1))
+
+def resume(folder: Path, watched: Callable[[Scenario], AbstractContextManager[Watcher]]) -> str:
+    """Go on with a run that was interrupted, killed or failed; a block that is not whole is void and runs again.
+
+    Returns and raises like `run`. Raises `RecordError` when there is no such run, or none to go on with.
+    """
+    with _held(folder):
+        run_ = read_run(folder)
+        info = run_.info
+        if info["state"] not in RESUMABLE:
+            raise RecordError(f"{folder}: the run is {info['state']}; only {', '.join(RESUMABLE)} ones can go on")
+        here = {"machine": machine.describe(), "tokenwire": version("tokenwire")}
+        for what, mine in here.items():
+            if info[what] != mine:
+                raise RecordError(
+                    f"{folder}: another {what} began this run; its trials cannot be compared with new ones"
+                )
+        scenario = msgspec.convert(info["scenario"], Scenario)
+        with watched(scenario) as watcher:
+            course = _Course(scenario, info, folder, watcher)
+            course.take_up(run_.trials)
+            return course.go_on()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a run while this one adds to it. Raises `RecordError` when one is at it."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordError(f"{folder}: another process is running it; wait until it has ended") from None
+        yield
+
+
+class _Course:
+    """An experiment on its way: run.json, the blocks so far, and when it is enough."""
+
+    def __init__(self, scenario: Scenario, info: dict[str, Any], folder: Path, watcher: Watcher) -> None:
+        self._scenario, self._info, self._folder, self._watcher = scenario, info, folder, watcher
+        self._plain = info["scenario"]
+        self._precision = Precision(scenario)
+        self._cores = Cores.split()
+        self._longest_s = 0.0
+        cores = self._cores
+        info["pinning"] = {"server": cores.server, "driver": cores.driver} if cores else None
+        self._save("running")
+
+    def _save(self, state: str) -> str:
+        self._info["state"] = state
+        write_whole(self._folder / RUN_FILE, msgspec.json.format(msgspec.json.encode(self._info), indent=1))
         return state
 
-    save("running")
-    places = [
-        Place(arm, block, (block - 1) * len(order) + position, position)
-        for block, order in enumerate(orders, 1)
-        for position, arm in enumerate(order, 1)
-    ]
-    try:
-        with _stop_requested(watcher.stopping) as stop:
-            for place in places:
-                if stop():
-                    return save("interrupted")
-                watcher.begins(place)
-                run_trial(scenario, scenario.experiment.seed, place, folder / TRIALS, cores, watcher.heard)
-                watcher.ended(place)
-    except TrialError:
-        save("failed")
-        raise
-    except KeyboardInterrupt:
-        return save("interrupted")
-    return save("finished")
+    def take_up(self, trials: Sequence[Trial]) -> None:
+        """Take in the blocks that are there; those not whole are void."""
+        void = {entry["block"] for entry in self._info["voids"]}
+        for block in range(1, len(self._info["order"]) + 1):
+            own = [trial for trial in trials if trial.facts["block"] == block]
+            if block in void:
+                continue
+            if {trial.facts["arm"] for trial in own} == set(self._scenario.arms):
+                self._precision.add(own)
+            else:
+                self._void(block, "interrupted", ["the run was stopped in it"])
+
+    def _void(self, block: int, why: str, reasons: list[str]) -> None:
+        self._info["voids"].append({"block": block, "why": why, "reasons": reasons})
+
+    def go_on(self) -> str:
+        """Run blocks until it is enough; return the state."""
+        raise_file_limit()
+        try:
+            with _stop_requested(self._watcher.stopping) as stop:
+                if self._scenario.experiment.roofline and not self._has_roofline():
+                    self._roofline()
+                while not stop():
+                    if self._too_many_void():
+                        return self._save("invalid")
+                    if self._enough():
+                        return self._save("finished")
+                    self._block()
+                return self._save("finished" if self._enough() else "interrupted")
+        except TrialError:
+            self._save("failed")
+            raise
+        except KeyboardInterrupt:
+            return self._save("interrupted")
+
+    def _enough(self) -> bool:
+        wanted = self._scenario.experiment
+        if wanted.budget_s is None:
+            return self._precision.blocks >= wanted.blocks
+        over = self._precision.blocks > 0 and self._info["spent_s"] + self._longest_s > wanted.budget_s
+        return over or self._precision.narrow
+
+    def _too_many_void(self) -> bool:
+        voided = sum(entry["why"] == "validity" for entry in self._info["voids"])
+        wanted = self._scenario.experiment
+        planned = wanted.blocks if wanted.budget_s is None else self._precision.blocks + voided
+        return voided_too_many(voided, planned)
+
+    def _block(self) -> None:
+        block = len(self._info["order"]) + 1
+        order = block_order(list(self._scenario.arms), block, self._info["seed"])
+        self._info["order"].append(order)
+        self._save("running")
+        first = (block - 1) * len(order) + 1
+        places = [Place(arm, block, first + at, at + 1) for at, arm in enumerate(order)]
+        trials = self._carry_out(self._scenario, block, places)
+        facts = [trial.facts for trial in trials]
+        found = [
+            breach
+            for one in facts
+            for breach in breaches(one, self._plain, [other for other in facts if other is not one])
+        ]
+        reasons = list(dict.fromkeys(f"{breach.text} {breach.advice}" for breach in found))
+        if reasons:
+            self._void(block, "validity", reasons)
+        else:
+            self._precision.add(trials)
+        self._save("running")
+        self._watcher.ended(block, reasons, self._precision.widths())
+
+    def _carry_out(self, scenario: Scenario, block: int, places: list[Place]) -> list[Trial]:
+        began = time.monotonic()
+        self._watcher.begins(block, places)
+        trials = run_block(
+            scenario, self._info["seed"], places, self._folder / TRIALS, self._cores, self._watcher.heard
+        )
+        took = time.monotonic() - began
+        self._longest_s = max(self._longest_s, took if block else 0.0)
+        self._info["spent_s"] += took
+        return [Trial(trial.path, trial.facts) for trial in trials]
+
+    def _has_roofline(self) -> bool:
+        return any((self._folder / TRIALS).glob(f"000-{ROOFLINE}-*.parquet"))
+
+    def _roofline(self) -> None:
+        """Run each protocol once on the stack without a library: block 0, in no comparison."""
+        arms = {f"{ROOFLINE}-{a.protocol}": Arm(a.protocol, ROOFLINE) for a in self._scenario.arms.values()}
+        places = [Place(name, 0, 0, at + 1) for at, name in enumerate(arms)]
+        self._carry_out(msgspec.structs.replace(self._scenario, arms=arms), 0, places)
+        self._save("running")
+        self._watcher.ended(0, [], [])
 
 
 @contextmanager

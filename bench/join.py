@@ -304,6 +304,7 @@ def _stream_columns(
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
     for name in SIZES:
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
+    columns["segments"] = pa.array([r.segments if r.segments >= 0 else None for r in records], pa.int64())
     for name in DRIVER_STAMPS:
         columns[name] = pa.array([getattr(r, name) or None for r in records], pa.int64())
     for name, values in flaws.items():

@@ -43,6 +43,8 @@ class StreamRecord(msgspec.Struct):
     first_byte_ns: int = 0
     first_content_ns: int = 0
     ended_ns: int = 0
+    segments: int = -1
+    """TCP segments with data that were received for this stream; -1 unknown."""
     outcome: str = ""
     detail: str = ""
     completion_id: str = ""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pandas as pd
@@ -25,6 +25,8 @@ FORMAT = 1
 METADATA_KEY = b"tokenwire"
 RUN_FILE = "run.json"
 TRIALS = "trials"
+ROOFLINE: Literal["roofline"] = "roofline"
+"""The stack without a library; its trials are block 0."""
 
 DICTIONARY = pa.dictionary(pa.int16(), pa.string())
 
@@ -62,6 +64,7 @@ SCHEMA = pa.schema(
         pa.field("server_ended_ns", pa.int64()),
         pa.field("server_reason", DICTIONARY),
         *(pa.field(name, pa.int64()) for name in SIZES),
+        pa.field("segments", pa.int64()),
         *(pa.field(name, pa.int32()) for name in FLAWS),
         pa.field("chunk", pa.int32()),
         pa.field("tokens", pa.int32()),
@@ -93,6 +96,13 @@ class Run:
     trials: list[Trial]
     warnings: list[str] = field(default_factory=list)
     """Files that could not be read, a line each."""
+    roofline: list[Trial] = field(default_factory=list)
+    """Trials of the stack without a library."""
+
+    @property
+    def void(self) -> set[int]:
+        """The blocks that do not count."""
+        return {int(entry["block"]) for entry in self.info.get("voids", ())}
 
 
 class _Named(msgspec.Struct):
@@ -119,6 +129,12 @@ class _Scenario(msgspec.Struct):
     experiment: _Experiment
 
 
+class _Void(msgspec.Struct):
+    block: int
+    why: str
+    reasons: list[str]
+
+
 class _Info(msgspec.Struct):
     """What a report needs of run.json."""
 
@@ -134,6 +150,8 @@ class _Info(msgspec.Struct):
     versions: dict[str, Any]
     pinning: dict[str, Any] | None
     source: str | None = None
+    voids: list[_Void] = []
+    spent_s: float = 0.0
 
 
 class _Window(msgspec.Struct):
@@ -186,7 +204,13 @@ def read_run(path: Path) -> Run:
             warnings.append(f"{trial.path.name}: left out, block {place[1]} has another file of {place[0]}")
         else:
             once[place] = trial
-    return Run(path, info, sorted(once.values(), key=lambda trial: int(trial.facts["trial"])), warnings)
+    trials = sorted(once.values(), key=lambda trial: int(trial.facts["trial"]))
+    roofline = [trial for trial in trials if _of_roofline(trial.facts)]
+    return Run(path, info, [trial for trial in trials if trial not in roofline], warnings, roofline)
+
+
+def _of_roofline(facts: dict[str, Any]) -> bool:
+    return facts["block"] == 0 and str(facts["arm"]).startswith(f"{ROOFLINE}-")
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -227,7 +251,7 @@ def _facts(file: Path, scenario: dict[str, Any]) -> dict[str, Any]:
         raise _Foreign(f"format {kept['format']!r}; this version reads format {FORMAT}")
     facts = kept["trial"]
     msgspec.convert(facts, _Facts)
-    if facts["arm"] not in scenario["arms"]:
+    if facts["arm"] not in scenario["arms"] and not _of_roofline(facts):
         raise _Foreign(f"the scenario has no arm {facts['arm']!r}")
     strange = sorted(set(facts["phases"]) - set(scenario["phases"]))
     if strange:
@@ -248,6 +272,8 @@ def read_trial(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     """
     try:
         table = pq.read_table(path, columns=list(columns) if columns else None)
+        for name in set(columns or SCHEMA.names) - set(table.column_names):  # from before the column was recorded
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path.name}: left out, {_why(error)}") from None
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}.get)

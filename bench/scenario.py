@@ -19,6 +19,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Pause = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Users = Annotated[int, Meta(ge=1, le=20_000)]
+Slices = Annotated[int, Meta(ge=1, le=1000)]
 
 OFFERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("sse", "websocket"),
@@ -61,7 +62,11 @@ class Arm(Table, frozen=True):
 
 
 class Phase(Table, frozen=True):
-    """What every phase has, whatever its load."""
+    """What every phase has, whatever its load.
+
+    The trials of a block take turns: a phase in several `slices` gives the turn away between them, each slice ending
+    only when its last stream has.
+    """
 
     profile: str
     """The name of the emitter's profile, a key of `profiles`."""
@@ -79,11 +84,15 @@ class Closed(Phase, frozen=True, tag="closed", tag_field="load"):
     """Instead of `turns`: no stream starts after this; those that did are drained."""
     think_s: Pause = 0.0
     ramp_s: Pause = 0.0
-    """Users start evenly spread over this time, so that they do not move in step."""
+    """In each slice users start evenly spread over this time, so that they do not move in step."""
+    slices: Slices = 1
+    """`turns` or `duration_s` are divided among so many turns of the arm."""
 
     def __post_init__(self) -> None:
         if (self.turns is None) == (self.duration_s is None):
             raise ValueError("a closed load takes either turns or duration_s, one of the two")
+        if self.turns is not None and self.turns % self.slices:
+            raise ValueError(f"slices = {self.slices} does not divide turns = {self.turns}: slices are of equal work")
 
 
 class Open(Phase, frozen=True, tag="open", tag_field="load"):
@@ -97,6 +106,8 @@ class Open(Phase, frozen=True, tag="open", tag_field="load"):
     """Warm connections kept ready; an arrival that finds none idle opens one and is recorded cold."""
     max_open: Users = 10_000
     """A start that would pass this many open streams is dropped, and recorded as dropped."""
+    slices: Slices = 1
+    """`duration_s` is divided into so many turns of the arm."""
 
     def __post_init__(self) -> None:
         if self.connections == "warm" and self.pool == 0:
@@ -139,10 +150,35 @@ class Timeouts(Table, frozen=True):
 class Experiment(Table, frozen=True):
     """How often, and how fairly."""
 
-    blocks: Annotated[int, Meta(ge=1, le=1000)] = 8
-    """Every block runs each arm once, in random order."""
+    blocks: Annotated[int, Meta(ge=1, le=1000)] = 10
+    """Every block runs each arm once, side by side with the others, in random order. Not used with `budget_s`."""
+    budget_s: Seconds | None = None
+    """Run blocks until the intervals of the primary measures are narrow enough, or this time does not hold another."""
+    roofline: bool = True
+    """Before the blocks, run each protocol once on the server stack without a library, for the machine's ceiling."""
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 1
     mode: Mode = "equal"
+
+
+class Primary(Table, frozen=True):
+    """A measure that decides: at most three of them, named before the first trial."""
+
+    phase: str
+    measure: str
+    """A key of `bench.measures.MEASURES` that is compared as a difference or a ratio."""
+    smallest_effect: Annotated[float, Meta(gt=0, le=10_000)]
+    """What is worth knowing: ms for a latency, a share (0.03 for 3 %) for costs and rates."""
+    statistic: str = "value"
+    """The percentile within a trial, or "value" for a measure that is one number a trial."""
+    temperature: Literal["cold", "warm"] | None = None
+    """Of the streams; unset takes the phase's `connections`."""
+
+
+class Contrast(Table, frozen=True):
+    """Two arms to compare: what the other is against the baseline."""
+
+    baseline: str
+    other: str
 
 
 class Scenario(Table, frozen=True):
@@ -153,5 +189,7 @@ class Scenario(Table, frozen=True):
     arms: dict[str, Arm]
     profiles: dict[str, Profile]
     phases: dict[str, AnyPhase]
+    contrasts: dict[str, Contrast]
+    primary: dict[str, Primary] = {}
     experiment: Experiment = Experiment()
     timeouts: Timeouts = Timeouts()

@@ -8,6 +8,7 @@ protocol: bytes become events in `bench.wire`.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import Timeouts
@@ -44,6 +45,7 @@ class Session:
         "_log",
         "_over",
         "_record",
+        "_segments_before",
         "_stamps",
         "_texts",
         "_timeouts",
@@ -54,6 +56,7 @@ class Session:
         "ended",
         "idle",
         "out",
+        "segments",
     )
 
     def __init__(self, wire: Wire, timeouts: Timeouts, log: RawLog, counters: Counters) -> None:
@@ -77,6 +80,9 @@ class Session:
         self.idle = False
         self.alive = True
         self.ended: StreamRecord | None = None
+        self.segments: Callable[[], int] = _uncounted
+        """How many data segments the connection has received so far; -1 where the owner of the socket cannot tell."""
+        self._segments_before = 0
 
     # What the driver wants.
 
@@ -99,6 +105,7 @@ class Session:
             return
         self._asking = False
         record.requested_ns = now_ns
+        self._segments_before = 0 if record.cold else self.segments()
         if not record.cold:
             record.started_ns = now_ns
             self._total_deadline_ns = now_ns + int(self._timeouts.total_s * 1e9)
@@ -270,6 +277,8 @@ class Session:
         record.payload_bytes = sizes.payload_bytes
         record.content_bytes = sizes.content_bytes
         record.text_bytes = sizes.text_bytes
+        segments = self.segments()
+        record.segments = -1 if min(segments, self._segments_before) < 0 else segments - self._segments_before
         self.ended = record
         self._log.ended(record, self._stamps, self._counts)
 
@@ -279,6 +288,10 @@ class Session:
         self.idle = False
         self.close = True
         self._deadline_ns = NEVER
+
+
+def _uncounted() -> int:
+    return -1
 
 
 def _words(error: BaseException | None) -> str:

@@ -1,4 +1,9 @@
-"""One trial: a fresh server process and a driver process, started, watched, stopped, and their logs joined."""
+"""The trials of a block: a fresh server process and a driver process each, taking turns, watched, stopped, logs joined.
+
+The speed of a machine that others share changes from one tenth of a second to the next, far more than arms differ. So
+the trials of a block do not run one after another: all their processes are started, and slice by slice each in turn
+does its work while the others sleep. What slows one then slows them all.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from bench.drivers.plan import Done, Hello, PhaseDone, Plan, Said, Tick
+from bench.drivers.plan import Done, Hello, PhaseDone, Plan, Said, Tick, Waits
 from bench.join import EMISSIONS_FILE, write_trial
 from bench.scenario import PRIME, PRIME_PROFILE, Scenario
 
@@ -71,68 +76,163 @@ class Place:
         return f"{self.block:03d}-{self.arm}.parquet"
 
 
-def run_trial(
-    scenario: Scenario, seed: int, place: Place, trials: Path, cores: Cores | None, heard: Callable[[Said], None]
-) -> Path:
-    """Run one trial and return its Parquet file, complete and on disk. `heard` is told what the driver says.
+class Trial(NamedTuple):
+    """A trial that is over and on disk."""
 
-    Raises `TrialError`; leaves no process behind, whatever happens.
+    place: Place
+    path: Path
+    facts: dict[str, Any]
+
+
+Heard: TypeAlias = Callable[[Place, Said], None]
+
+
+def run_block(
+    scenario: Scenario, seed: int, places: Sequence[Place], trials: Path, cores: Cores | None, heard: Heard
+) -> list[Trial]:
+    """Run the trials of one block side by side and return them, complete and on disk. `heard` is told what drivers say.
+
+    Turns go in the order of `places` and back again (ABC, CBA, ABC, ...), so that a steady drift favours none. Raises
+    `TrialError`; leaves no process behind, whatever happens.
     """
-    raw = trials / f".{place.file}.raw"
-    shutil.rmtree(raw, ignore_errors=True)
+    raws = {place: trials / f".{place.file}.raw" for place in places}
     try:
-        raw.mkdir(parents=True)
-        facts = _carry_out(scenario, seed, place, raw, cores, heard)
-        target = trials / place.file
-        write_trial(raw, target, scenario, facts)
+        for raw in raws.values():
+            shutil.rmtree(raw, ignore_errors=True)
+            raw.mkdir(parents=True)
+        facts = _take_turns(scenario, seed, raws, cores, heard)
+        ended = []
+        for place, raw in raws.items():
+            write_trial(raw, trials / place.file, scenario, facts[place])
+            ended.append(Trial(place, trials / place.file, facts[place]))
     except OSError as error:
         raise TrialError(f"{error.filename or trials}: {error.strerror or error}") from error
     except KeyboardInterrupt:
-        shutil.rmtree(raw, ignore_errors=True)
+        for raw in raws.values():
+            shutil.rmtree(raw, ignore_errors=True)
         raise
-    shutil.rmtree(raw)
-    return target
+    for raw in raws.values():
+        shutil.rmtree(raw)
+    return ended
 
 
-def _carry_out(
-    scenario: Scenario, seed: int, place: Place, raw: Path, cores: Cores | None, heard: Callable[[Said], None]
-) -> dict[str, Any]:
-    """Start both processes, let the driver run its phases, and return what is known of the trial besides its logs."""
-    arm = scenario.arms[place.arm]
+def _take_turns(
+    scenario: Scenario, seed: int, raws: Mapping[Place, Path], cores: Cores | None, heard: Heard
+) -> dict[Place, dict[str, Any]]:
+    """Start all processes, pass the turn around until every driver is done, and return the facts of each trial."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    settings = server_settings(scenario, place.arm, raw, cores)
-    with _process(
-        [sys.executable, "-m", "servers", arm.stack, "--config", str(_save(raw / "server.json", settings))],
-        raw / "server.err",
-    ) as server:
-        ready = _await_ready(server, raw / "server.err")
-        plan = Plan(
-            scenario=scenario,
-            arm=place.arm,
-            host=ready["host"],
-            port=ready["port"],
-            server_pid=server.pid,
-            seed=seed,
-            folder=str(raw),
-            warm_up=WARM_UP_STREAMS,
-            compression=ready["settings"]["compression"][arm.protocol],
-            cpus=cores.driver if cores else None,
-        )
-        plan_file = _save(raw / "plan.json", msgspec.to_builtins(plan))
-        with _process([sys.executable, "-m", "bench.drivers.asyncio_", str(plan_file)], raw / "driver.err") as driver:
-            hello, phases = _listen(driver, raw / "driver.err", heard)
-        died = server.poll()
-        _stop(server)
-    return {
-        "arm": place.arm,
-        "block": place.block,
-        "trial": place.trial,
-        "position": place.position,
-        "started_at": started_at,
-        "server": {**{key: ready[key] for key in ("stack", "protocols", "versions", "settings")}, "died": died},
-        "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
-        "phases": phases,
-    }
+    with contextlib.ExitStack() as processes:
+        servers = {place: processes.enter_context(_server(scenario, place, raw, cores)) for place, raw in raws.items()}
+        running = []
+        for place, raw in raws.items():
+            ready = _await_ready(servers[place], raw / "server.err")
+            plan = _plan(scenario, seed, place, raw, cores, servers[place].pid, ready)
+            driver = processes.enter_context(_driver(plan, raw))
+            running.append(_Running(place, servers[place], ready, driver, raw / "driver.err", heard))
+        for one in running:
+            one.listen()  # until it waits for its first turn
+        active, forth = running, True
+        while active:
+            for one in active if forth else reversed(active):
+                one.go_on()
+            active, forth = [one for one in active if not one.over], not forth
+    return {one.place: {**one.facts(), "started_at": started_at} for one in running}
+
+
+def _plan(
+    scenario: Scenario, seed: int, place: Place, raw: Path, cores: Cores | None, pid: int, ready: dict[str, Any]
+) -> Plan:
+    return Plan(
+        scenario=scenario,
+        arm=place.arm,
+        host=ready["host"],
+        port=ready["port"],
+        server_pid=pid,
+        seed=seed,
+        folder=str(raw),
+        warm_up=WARM_UP_STREAMS,
+        compression=ready["settings"]["compression"][scenario.arms[place.arm].protocol],
+        cpus=cores.driver if cores else None,
+        pinned=[*cores.server, *cores.driver] if cores else None,
+    )
+
+
+class _Running:
+    """One trial under way: both its processes, and what its driver has said."""
+
+    def __init__(
+        self,
+        place: Place,
+        server: subprocess.Popen[bytes],
+        ready: dict[str, Any],
+        driver: subprocess.Popen[bytes],
+        errors: Path,
+        heard: Heard,
+    ) -> None:
+        self.place = place
+        self.over = False
+        self._server, self._ready, self._driver, self._errors, self._heard = server, ready, driver, errors, heard
+        self._lines = _lines(driver, SILENCE_S)
+        self._hello: Hello | None = None
+        self._done: Done | None = None
+        self._phases: dict[str, Any] = {}
+        self._died: int | None = None
+
+    def go_on(self) -> None:
+        """Give the driver its turn, and return when it waits for the next or is done."""
+        assert self._driver.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended: its last words are read next
+            self._driver.stdin.write(b"\n")
+        self.listen()
+
+    def listen(self) -> None:
+        """Take in what the driver says until it waits, or has ended. Raises `TrialError` when it ended badly."""
+        try:
+            for line in self._lines:
+                said = _decode(line)
+                match said:
+                    case Hello():
+                        self._hello = said
+                    case PhaseDone():
+                        self._phases[said.name] = msgspec.to_builtins(said.facts)
+                    case Done():
+                        self._done = said
+                    case Tick() | Waits():
+                        pass
+                self._heard(self.place, said)
+                if isinstance(said, Waits):
+                    return
+        except TimeoutError:
+            raise TrialError(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(self._errors)}") from None
+        self._ended()
+
+    def _ended(self) -> None:
+        self.over = True
+        self._driver.wait()
+        if self._hello is None or self._done is None:
+            code = self._driver.returncode
+            raise TrialError(f"the driver ended early with exit code {code}{_last_words(self._errors)}")
+        if self._done.stopped:
+            raise TrialError("the driver was stopped by a signal before its trial was over")
+        self._died = self._server.poll()
+        _stop(self._server)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the trial besides its logs."""
+        assert self._hello is not None
+        hello, ready = self._hello, self._ready
+        return {
+            "arm": self.place.arm,
+            "block": self.place.block,
+            "trial": self.place.trial,
+            "position": self.place.position,
+            "server": {**{k: ready[k] for k in ("stack", "protocols", "versions", "settings")}, "died": self._died},
+            "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
+            "phases": self._phases,
+        }
+
+
+_decode = msgspec.json.Decoder(Said).decode
 
 
 def server_settings(scenario: Scenario, arm_name: str, raw: Path, cores: Cores | None) -> dict[str, Any]:
@@ -156,6 +256,19 @@ def _save(path: Path, content: Any) -> Path:
     return path
 
 
+def _server(
+    scenario: Scenario, place: Place, raw: Path, cores: Cores | None
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    settings = _save(raw / "server.json", server_settings(scenario, place.arm, raw, cores))
+    command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(settings)]
+    return _process(command, raw / "server.err")
+
+
+def _driver(plan: Plan, raw: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    file = _save(raw / "plan.json", msgspec.to_builtins(plan))
+    return _process([sys.executable, "-m", "bench.drivers.asyncio_", str(file)], raw / "driver.err")
+
+
 @contextlib.contextmanager
 def _process(command: list[str], errors: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that is gone when the block is left, and that goes with this process should it be killed."""
@@ -163,9 +276,10 @@ def _process(command: list[str], errors: Path) -> Iterator[subprocess.Popen[byte
         # A session of its own: Ctrl-C in the terminal is for this process, which decides what becomes of the trial.
         process = subprocess.Popen(
             command,
+            bufsize=0,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
@@ -173,8 +287,9 @@ def _process(command: list[str], errors: Path) -> Iterator[subprocess.Popen[byte
         yield process
     finally:
         _stop(process)
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -223,36 +338,6 @@ def _await_ready(server: subprocess.Popen[bytes], errors: Path) -> dict[str, Any
         raise TrialError(f"the server said nothing for {READY_S:.0f} s after its start{_last_words(errors)}") from None
     server.wait()
     raise TrialError(f"the server ended at its start with exit code {server.returncode}{_last_words(errors)}")
-
-
-def _listen(
-    driver: subprocess.Popen[bytes], errors: Path, heard: Callable[[Said], None]
-) -> tuple[Hello, dict[str, Any]]:
-    decode = msgspec.json.Decoder(Said).decode
-    hello: Hello | None = None
-    phases: dict[str, Any] = {}
-    done: Done | None = None
-    try:
-        for line in _lines(driver, SILENCE_S):
-            said = decode(line)
-            match said:
-                case Hello():
-                    hello = said
-                case PhaseDone():
-                    phases[said.name] = msgspec.to_builtins(said.facts)
-                case Done():
-                    done = said
-                case Tick():
-                    pass
-            heard(said)
-    except TimeoutError:
-        raise TrialError(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(errors)}") from None
-    driver.wait()
-    if hello is None or done is None:
-        raise TrialError(f"the driver ended early with exit code {driver.returncode}{_last_words(errors)}")
-    if done.stopped:
-        raise TrialError("the driver was stopped by a signal before its trial was over")
-    return hello, phases
 
 
 def _last_words(errors: Path) -> str:

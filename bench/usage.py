@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -106,3 +108,21 @@ def memory_bytes(pid: int) -> int:
         _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_bytes().split())
         return (resident - shared) * _PAGE_BYTES
     return int(psutil.Process(pid).memory_info().rss)
+
+
+_DATA_SEGS_IN = struct.Struct("152xI")
+"""Where `struct tcp_info` of linux/tcp.h has `tcpi_data_segs_in`, since Linux 4.6 (RFC 4898, PerfDataSegsIn)."""
+
+
+def data_segments(connection: socket.socket) -> int:
+    """How many TCP segments with data a connection has received so far, as the kernel counts them; -1 where unknown.
+
+    On loopback a segment is what one write left behind, if nothing was waiting to be sent before it.
+    """
+    if not _LINUX:
+        return -1
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DATA_SEGS_IN.size)
+    except OSError:
+        return -1
+    return int(_DATA_SEGS_IN.unpack(info)[0]) if len(info) == _DATA_SEGS_IN.size else -1

@@ -18,7 +18,7 @@ from bench.scenario import Contrast, Primary
 ALPHA = 0.05
 """Chance of any wrong `faster` or `slower` in a run, over all its primary comparisons together."""
 ENOUGH_FOR_P99 = 1000
-"""Samples a trial needs for its p99 to rest on ten beyond it; with fewer it is advisory. p99.9 needs ten times as many."""
+"""Samples a trial needs for a p99 with ten beyond it; on fewer it is advisory. A p99.9 needs ten times as many."""
 MOST_BLOCKS = 1000
 COUNTED = ("lost", "repeated", "reordered", "corrupted", "failed")
 
@@ -70,11 +70,12 @@ def conclude_run(summary: Summary, scenario: Mapping[str, Any]) -> Conclusions:
 
 
 def whole_blocks(summary: Summary) -> set[int]:
-    """The blocks with a figure of every arm."""
+    """The blocks with a figure of every arm that are not void."""
     by_arm: dict[str, set[int]] = {arm.name: set() for arm in summary.arms}
     for value in summary.values:
         by_arm[value.arm] |= set(value.blocks)
-    return set.intersection(*by_arm.values()) if by_arm else set()
+    whole = set.intersection(*by_arm.values()) if by_arm else set()
+    return whole - {void.block for void in summary.voids}
 
 
 def _temperature(summary: Summary, primary: Primary) -> str:

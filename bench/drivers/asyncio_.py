@@ -29,12 +29,12 @@ import uvloop
 
 from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
 from bench.drivers.connection import Connection
-from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, request_body
+from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, Waits, request_body
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
-from bench.usage import cpu_ns, memory_bytes
+from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
 from bench.wire import make_wire
 from bench.wire.events import Outcome, Wire
 from servers.pacing import Pacer, set_timer_slack
@@ -51,7 +51,9 @@ PROBE_NS = 20_000_000
 GC_POLICY = "frozen at start, off during phases, one full collection between them"
 OPENING_AT_ONCE = 64
 """Kept connections are opened this many at a time: half of the smallest common listen backlog."""
-
+QUIET_NS, QUIET_S, QUIET_TRIES = 100_000, 0.005, 40
+"""Before the turn is given away the server has used less CPU than this in one such pause, or in the last of the tries:
+what it still does for closed connections would weigh on whoever comes next."""
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 """Errors of connect() that are no answer of the server."""
@@ -81,6 +83,7 @@ class Driver:
         self._facts = PhaseFacts()
         self._phase = ""
         self._lags: list[int] = []
+        self._probing: asyncio.Task[None] | None = None
         self._measuring = False
         self._recent_ttft_ns: deque[int] = deque(maxlen=200)
         self.stopped = False
@@ -88,17 +91,23 @@ class Driver:
     async def run(self) -> None:
         """Run all phases in order, or as far as a signal lets them."""
         say(Hello(os.getpid(), VERSIONS, "uvloop", GC_POLICY, self._pacer.timer))
-        probe = self.loop.create_task(self._probe())
+        await self._turn()
         await self._warm_up(self._plan.warm_up)
         for name, phase in self._plan.scenario.phases.items():
             if self.stopped:
                 break
-            self._phase, self._facts = name, PhaseFacts()
-            await self._run_phase(phase)
+            self._phase = name
+            self._lags.clear()
+            facts = await self._run_phase(phase)
             self._hang_up_pool()
-            say(PhaseDone(name, self._facts))
-            gc.collect()
-        probe.cancel()
+            if self._lags:
+                lags = sorted(self._lags)
+                facts.loop_lag_p99_ns = lags[min(len(lags) - 1, int(len(lags) * 0.99))]
+                facts.loop_lag_max_ns = lags[-1]
+            say(PhaseDone(name, facts))
+        # The end of a process takes CPU, too.
+        await self._turn()
+        self._rest()
         self._pacer.close()
         self._log.close()
         say(Done(self._streams, self.stopped))
@@ -110,14 +119,56 @@ class Driver:
             connection.session.cancel(monotonic_ns(), "the run was stopped")
             connection.act()
 
-    async def _run_phase(self, phase: AnyPhase) -> None:
+    async def _turn(self) -> None:
+        """Put everything away, say so, and do nothing until told to go on, so that others can use the cores."""
+        self._rest()
+        self._log.flush()
+        gc.collect()
+        await self._server_quiet()
+        say(Waits())
+        told = self.loop.create_future()
+        self.loop.add_reader(0, told.set_result, None)
+        try:
+            await told
+        finally:
+            self.loop.remove_reader(0)
+        if not os.read(0, 64):
+            self.stop()  # there is no parent to write for
+        self._probing = self.loop.create_task(self._probe())
+
+    def _rest(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
+
+    async def _server_quiet(self) -> None:
+        used = self._server_cpu_ns()
+        for _ in range(QUIET_TRIES):
+            await asyncio.sleep(QUIET_S)
+            before, used = used, self._server_cpu_ns()
+            if used - before < QUIET_NS:
+                break
+
+    async def _run_phase(self, phase: AnyPhase) -> PhaseFacts:
         match phase:
             case Closed():
-                await self._closed(phase)
+                return await self._sliced(phase.slices, self._closed_slices(phase))
             case Open():
-                await self._open(phase)
+                return await self._sliced(phase.slices, self._open_slices(phase))
             case Steps():
-                await self._steps(phase)
+                return await self._steps(phase)
+
+    async def _sliced(self, slices: int, work: AsyncIterator[None]) -> PhaseFacts:
+        """Have one slice of a phase a turn, each in a window of its own, and return their facts together."""
+        total = PhaseFacts()
+        for _ in range(slices):
+            await self._turn()
+            self._facts = PhaseFacts()
+            await anext(work)
+            total = merged(total, self._facts)
+            if self.stopped:
+                break
+        return total
 
     # One stream.
 
@@ -196,26 +247,37 @@ class Driver:
 
     # Loads.
 
-    async def _closed(self, load: Closed, step: int = 0) -> list[StreamRecord]:
+    async def _closed_slices(self, load: Closed) -> AsyncIterator[None]:
+        had = [0] * load.users
+        turns = None if load.turns is None else load.turns // load.slices
+        duration_s = None if load.duration_s is None else load.duration_s / load.slices
+        slice_ = msgspec.structs.replace(load, turns=turns, duration_s=duration_s, slices=1)
         if load.connections == "warm":
             await self._prime(load.users)
+        while True:
+            await self._closed(slice_, had)
+            yield
+
+    async def _closed(self, load: Closed, had: list[int], step: int = 0) -> list[StreamRecord]:
+        """Run a closed load whose users have had so many turns before; return the streams that ended."""
         ended: list[StreamRecord] = []
         async with self._window() as start_ns, asyncio.TaskGroup() as users:
             for user, offset in enumerate(ramp_offsets(load.users, load.ramp_s)):
-                users.create_task(self._user(user, start_ns, offset, load, step, ended))
+                users.create_task(self._user(user, start_ns, offset, load, step, had, ended))
         return ended
 
     async def _user(
-        self, user: int, start_ns: int, offset: int, load: Closed, step: int, ended: list[StreamRecord]
+        self, user: int, start_ns: int, offset: int, load: Closed, step: int, had: list[int], ended: list[StreamRecord]
     ) -> None:
         end_ns = NEVER if load.duration_s is None else start_ns + int(load.duration_s * NS)
         intended = start_ns + offset
         turns = itertools.count() if load.turns is None else range(load.turns)
         await self._pacer.until(intended)
-        for turn in turns:
+        for _ in turns:
             if intended >= end_ns or self.stopped:
                 break
-            record = self._record(turn * load.users + user, intended, step)
+            record = self._record(had[user] * load.users + user, intended, step)
+            had[user] += 1
             await self._counted_stream(record, load)
             ended.append(record)
             pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
@@ -223,11 +285,22 @@ class Driver:
             if pause_s:
                 await self._pacer.until(intended)
 
-    async def _open(self, load: Open) -> None:
-        await self._prime(load.pool)
+    async def _open_slices(self, load: Open) -> AsyncIterator[None]:
         seed = derive_seed(self._plan.seed, self._phase, "arrivals")
+        arrivals = deque(enumerate(open_offsets(load.arrivals, load.rate, load.duration_s, seed)))
+        width_ns = int(load.duration_s / load.slices * NS)
+        await self._prime(load.pool)
+        for end_ns in itertools.count(width_ns, width_ns):
+            own = []
+            while arrivals and (arrivals[0][1] < end_ns or end_ns >= width_ns * load.slices):
+                ordinal, offset = arrivals.popleft()
+                own.append((ordinal, offset - end_ns + width_ns))
+            await self._open(load, own)
+            yield
+
+    async def _open(self, load: Open, arrivals: list[tuple[int, int]]) -> None:
         async with self._window() as start_ns, asyncio.TaskGroup() as streams:
-            for ordinal, offset in enumerate(open_offsets(load.arrivals, load.rate, load.duration_s, seed)):
+            for ordinal, offset in arrivals:
                 await self._pacer.until(start_ns + offset)
                 if self.stopped:
                     break
@@ -244,14 +317,18 @@ class Driver:
         record.ended_ns = monotonic_ns()
         self._log.ended(record, array("q"), array("I"))
 
-    async def _steps(self, load: Steps) -> None:
+    async def _steps(self, load: Steps) -> PhaseFacts:
+        """Grow the load step by step, one a turn, until one does not keep within the limit."""
         total = PhaseFacts()
         for users in load.users:
+            await self._turn()
             closed = Closed(
                 profile=load.profile, connections=load.connections, users=users, turns=load.turns, ramp_s=load.ramp_s
             )
             self._facts = PhaseFacts()
-            ended = await self._closed(closed, step=users)
+            if load.connections == "warm":
+                await self._prime(users)
+            ended = await self._closed(closed, [0] * users, step=users)
             self._hang_up_pool()
             self._log.flush()
             p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._plan.scenario.profiles[load.profile])
@@ -260,7 +337,7 @@ class Driver:
             total.steps.append(Step(users, p99, within))
             if not within or self.stopped:
                 break
-        self._facts = total
+        return total
 
     async def _prime(self, connections: int) -> None:
         """Open connections to keep, and have one token over each, so that both protocols start from a used one."""
@@ -297,10 +374,8 @@ class Driver:
         with contextlib.suppress(OSError):  # a dead server shows in the outcomes
             facts.server_rss_start = memory_bytes(pid)
         facts.driver_rss_start = memory_bytes(os.getpid())
-        self._lags.clear()
         self._measuring = True
-        driver_cpu = cpu_ns(os.getpid())
-        server_cpu = self._server_cpu_ns()
+        before, clocks_before = self._used(), clocks()
         facts.window_start_ns = monotonic_ns()
         try:
             yield facts.window_start_ns
@@ -308,13 +383,17 @@ class Driver:
             facts.window_end_ns = monotonic_ns()
             facts.window_ns = facts.window_end_ns - facts.window_start_ns
             self._measuring = False
-            facts.server_cpu_ns = max(0, self._server_cpu_ns() - server_cpu)
-            facts.driver_cpu_ns = cpu_ns(os.getpid()) - driver_cpu
+            _, facts.clock_raw_ns, facts.clock_boot_ns = map(_since, clocks_before, clocks())
+            used = map(_since, before, self._used())
+            facts.server_cpu_ns, facts.driver_cpu_ns, facts.server_wait_ns, facts.driver_wait_ns, facts.steal_ns = used
+            facts.steal_cores = len(self._plan.pinned or ()) or len(os.sched_getaffinity(0))
             self._sample_memory()
-            if self._lags:
-                lags = sorted(self._lags)
-                facts.loop_lag_p99_ns = lags[min(len(lags) - 1, int(len(lags) * 0.99))]
-                facts.loop_lag_max_ns = lags[-1]
+
+    def _used(self) -> tuple[int, int, int, int, int]:
+        """CPU time of server and driver, their waits for a core, and the time stolen from both, so far (ns)."""
+        me, server = os.getpid(), self._plan.server_pid
+        stolen, _ = steal_ns(self._plan.pinned)
+        return self._server_cpu_ns(), cpu_ns(me), wait_ns(server), wait_ns(me), stolen
 
     def _server_cpu_ns(self) -> int:
         try:
@@ -329,13 +408,14 @@ class Driver:
             facts.server_rss_peak = max(facts.server_rss_peak, memory_bytes(self._plan.server_pid))
 
     async def _probe(self) -> None:
-        """Probe the loop's lag, sample memory, and say how things go."""
+        """Probe the loop's lag in windows, sample memory there, and say how things go."""
         due = monotonic_ns()
         for count in itertools.count():
             due += PROBE_NS
             await self._pacer.until(due)
             now = monotonic_ns()
-            self._lags.append(now - due)
+            if self._measuring:
+                self._lags.append(now - due)
             due = max(due, now - PROBE_NS)
             if count % 10 == 0 and self._measuring:
                 self._sample_memory()
@@ -345,27 +425,42 @@ class Driver:
                 say(Tick(self._phase, len(self._busy), self._counters.chunks, ttft_ms))
 
 
+def _since(before: int, after: int) -> int:
+    """What has come since, nothing where a server has died meanwhile; -1 where it is not known."""
+    return -1 if min(before, after) < 0 else max(0, after - before)
+
+
 def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
-    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, and memory of the fuller one."""
-    fuller = b if b.peak_open >= a.peak_open else a
+    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, and memory of the fuller one.
+
+    Of windows as full, memory is from the start of the first to the peak of either.
+    """
+    if not a.window_ns:
+        return b
+    fuller = b if b.peak_open > a.peak_open else a
+    same = a.peak_open == b.peak_open
     return PhaseFacts(
-        window_start_ns=a.window_start_ns or b.window_start_ns,
+        window_start_ns=a.window_start_ns,
         window_end_ns=b.window_end_ns,
-        window_ns=a.window_ns + b.window_ns,
-        server_cpu_ns=a.server_cpu_ns + b.server_cpu_ns,
-        driver_cpu_ns=a.driver_cpu_ns + b.driver_cpu_ns,
         server_rss_start=fuller.server_rss_start,
-        server_rss_peak=fuller.server_rss_peak,
+        server_rss_peak=max(a.server_rss_peak, b.server_rss_peak) if same else fuller.server_rss_peak,
         driver_rss_start=fuller.driver_rss_start,
-        driver_rss_peak=fuller.driver_rss_peak,
+        driver_rss_peak=max(a.driver_rss_peak, b.driver_rss_peak) if same else fuller.driver_rss_peak,
         peak_open=fuller.peak_open,
-        starts=a.starts + b.starts,
-        starts_late=a.starts_late + b.starts_late,
-        dropped=a.dropped + b.dropped,
-        loop_lag_p99_ns=max(a.loop_lag_p99_ns, b.loop_lag_p99_ns),
-        loop_lag_max_ns=max(a.loop_lag_max_ns, b.loop_lag_max_ns),
+        steal_cores=b.steal_cores,
         steps=a.steps,
+        **{name: _sum(getattr(a, name), getattr(b, name)) for name in ADD_UP},
     )
+
+
+ADD_UP = (
+    *("window_ns", "clock_raw_ns", "clock_boot_ns", "server_cpu_ns", "driver_cpu_ns", "server_wait_ns"),
+    *("driver_wait_ns", "steal_ns", "starts", "starts_late", "dropped"),
+)
+
+
+def _sum(a: int, b: int) -> int:
+    return -1 if min(a, b) < 0 else a + b
 
 
 def say(said: Said) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 
 from bench.arrivals import NS
 from bench.session import NEVER, Session
+from bench.usage import data_segments
 
 
 class Connection(asyncio.Protocol):
@@ -29,6 +30,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.session.connected(monotonic_ns())
         self._transport = cast(asyncio.Transport, transport)
+        self.session.segments = self._segments
         self.act()
 
     def data_received(self, data: bytes) -> None:
@@ -40,6 +42,10 @@ class Connection(asyncio.Protocol):
         self.session.lost(monotonic_ns(), exc)
         self._transport = None
         self.act()
+
+    def _segments(self) -> int:
+        transport = self._transport
+        return -1 if transport is None else data_segments(transport.get_extra_info("socket"))
 
     def failed(self, error: OSError) -> None:
         """connect() failed."""

@@ -25,6 +25,8 @@ class Plan(msgspec.Struct):
     """Offer permessage-deflate."""
     cpus: list[int] | None = None
     """The cores this process keeps to."""
+    pinned: list[int] | None = None
+    """The cores of driver and server together, where they are pinned."""
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="event"):
@@ -66,9 +68,18 @@ class PhaseFacts(msgspec.Struct):
     window_end_ns: int = 0
     """When the last stream of the window had ended."""
     window_ns: int = 0
-    """How long was measured: of a `steps` phase the sum over its steps."""
+    """How long was measured: the sum over slices and steps. What follows is over the same time."""
+    clock_raw_ns: int = 0
+    clock_boot_ns: int = 0
+    """The same by CLOCK_MONOTONIC_RAW and CLOCK_BOOTTIME; -1 where there is no such clock."""
     server_cpu_ns: int = 0
     driver_cpu_ns: int = 0
+    server_wait_ns: int = 0
+    driver_wait_ns: int = 0
+    """How long the process was ready to run and had to wait for a core; -1 unknown."""
+    steal_ns: int = 0
+    steal_cores: int = 0
+    """Time that the hypervisor took from that many cores; -1 unknown."""
     server_rss_start: int = 0
     """Before the window, kept connections open."""
     server_rss_peak: int = 0
@@ -82,6 +93,13 @@ class PhaseFacts(msgspec.Struct):
     loop_lag_p99_ns: int = 0
     loop_lag_max_ns: int = 0
     steps: list[Step] = []
+
+
+class Waits(msgspec.Struct, tag="waits", tag_field="event"):
+    """Said before every slice, and before the process ends: nothing more is done until a line comes on standard input.
+
+    So several trials can take turns on the same cores without ever being active together.
+    """
 
 
 class PhaseDone(msgspec.Struct, tag="phase", tag_field="event"):
@@ -99,7 +117,7 @@ class Done(msgspec.Struct, tag="done", tag_field="event"):
     """By a signal, before all phases had run."""
 
 
-Said = Hello | Tick | PhaseDone | Done
+Said = Hello | Waits | Tick | PhaseDone | Done
 
 
 def request_body(model: str, seed: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from bench.measures import FEWEST_BEYOND, KINDS, MEASURES, Kind, Measure
 from bench.metrics.shapes import EDGES, SPECTRUM, Group, Shapes
-from bench.metrics.summarize import summarize
+from bench.metrics.summarize import summarize, values_of
 from bench.metrics.summary import (
     Account,
     Arm,
@@ -55,4 +55,5 @@ __all__ = [
     "chunks_of",
     "streams_of",
     "summarize",
+    "values_of",
 ]

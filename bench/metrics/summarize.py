@@ -9,11 +9,25 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from bench import validity
 from bench.measures import FEWEST_BEYOND, MEASURES, fraction
+from bench.metrics.cautions import Caution, cautions_of, merge, over_capacity
 from bench.metrics.shapes import Group, Shapes
-from bench.metrics.summary import Account, Arm, Incident, MeasureInfo, Phase, Summary, Unfinished, Value, WireBytes
+from bench.metrics.summary import (
+    Account,
+    Arm,
+    Ceiling,
+    Incident,
+    MeasureInfo,
+    Phase,
+    Summary,
+    Unfinished,
+    Value,
+    Void,
+    WireBytes,
+)
 from bench.metrics.trial import chunks_of, floats, streams_of
-from servers import emitter
+from bench.metrics.trust import behind, checks, whole_blocks
 
 if TYPE_CHECKING:
     from bench.record import Run, Trial
@@ -24,6 +38,7 @@ _ENDED_BY_CLIENT = ("timed_out", "cancelled")
 """What the server had handed over when the client left is not lost: nobody was there to receive it."""
 _BYTES = ("received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
 _MEMORY_FROM_OPEN = 50
+_CEILING_OF = ("throughput", "cpu_server", "capacity")
 
 
 class _Key(NamedTuple):
@@ -48,12 +63,21 @@ def summarize(run: Run) -> Summary:
     """
     if not run.trials:
         raise Unfinished(f"{run.path}: no finished trial, so there is nothing to report")
-    trials = sorted(run.trials, key=lambda t: (t.facts["block"], t.facts["trial"]))
+    valid = [trial for trial in run.trials if trial.facts["block"] not in run.void]
+    # Without a single valid block what was seen is shown all the same, under a heading that says so.
+    trials = sorted(valid or run.trials, key=lambda t: (t.facts["block"], t.facts["trial"]))
     reduction = _Reduction(run.info["scenario"])
     whole = [trial for trial in trials if reduction.add(trial)]
     if not whole:
         raise Unfinished(f"{run.path}: no trial can be read, so there is nothing to report; {reduction.warnings[0]}")
     return reduction.summary(run, whole)
+
+
+def values_of(trial: Trial, scenario: dict[str, Any]) -> list[Value]:
+    """The figures of one trial, each with that trial alone; none when it cannot be read."""
+    reduction = _Reduction(scenario)
+    reduction.add(trial)
+    return [_value(key, found, None) for key, found in reduction.found.items()]
 
 
 class _Reduction:
@@ -70,6 +94,8 @@ class _Reduction:
         """Arms whose messages are compressed."""
         self.bytes: dict[Group, np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.shapes = Shapes()
+        self.cautions: list[Caution] = []
+        self.behind: list[Caution] = []
 
     def add(self, trial: Trial) -> bool:
         """Take in a trial; false when it cannot be read, which leaves everything as it was."""
@@ -107,6 +133,11 @@ class _Reduction:
         websocket = self.scenario["arms"][arm]["protocol"] == "websocket"
         streams = streams_of(frame, chunks, websocket=websocket)
         self._account(phase, arm, facts, streams)
+        settings, paced = self.scenario["phases"][phase], validity.paced(self.scenario, phase)
+        self.cautions += cautions_of(phase, arm, block, streams, chunks, facts, settings, paced)
+        behind = over_capacity(phase, arm, block, chunks, facts, settings) if paced else None
+        if behind is not None:
+            self.behind.append(behind)
         ended = int((streams["outcome"].astype(str) != "dropped").sum())
         if ended and self.scenario["phases"][phase]["connections"] == "cold":
             for who in ("server", "driver"):
@@ -119,7 +150,7 @@ class _Reduction:
                 self._put(key, found)
             totals = np.array([some["got_tokens"].sum(), *(floats(some[c]).sum() for c in _BYTES)], dtype=np.float64)
             self.bytes[group] = self.bytes.get(group, np.zeros(len(totals))) + totals
-            if self._limit(phase) is None and _paced(self.scenario, phase):
+            if self._limit(phase) is None and validity.paced(self.scenario, phase):
                 self.shapes.add(group, some, own, int(facts["window_start_ns"]), sample=block == self.sample_block)
 
     def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
@@ -159,9 +190,9 @@ class _Reduction:
             mode=scenario["experiment"]["mode"],
             seed=info["seed"],
             overrides=list(info["overrides"]),
-            trials_planned=sum(len(block) for block in info["order"]),
+            trials_planned=_planned(run) * len(scenario["arms"]),
             trials_finished=len(trials),
-            blocks_planned=len(info["order"]),
+            blocks_planned=_planned(run),
             machine=info["machine"],
             versions=info["versions"],
             pinning=info["pinning"],
@@ -174,8 +205,32 @@ class _Reduction:
             accounts=[self.accounts[p.name, a.name] for p in phases for a in arms if (p.name, a.name) in self.accounts],
             wire=[_wire(g, totals, g.arm in self.compressed) for g, totals in self.bytes.items() if totals[0] > 0],
             shapes=self.shapes,
+            blocks_whole=len(whole_blocks([t.facts for t in trials], scenario)),
+            voids=[msgspec.convert(entry, Void) for entry in info.get("voids", ())],
+            checks=checks([t.facts for t in run.trials], scenario),
+            cautions=[one.text for one in merge(self.cautions)],
+            over_capacity=behind(self.behind, arms),
+            ceilings=_ceilings(run),
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
         )
+
+
+def _ceilings(run: Run) -> list[Ceiling]:
+    """What the roofline's trials reached, by phase and protocol."""
+    found = []
+    for trial in run.roofline:
+        arm = str(trial.facts["arm"])
+        protocol = arm.rpartition("-")[2]
+        values = values_of(trial, {**run.info["scenario"], "arms": {arm: {"protocol": protocol}}})
+        found += [Ceiling(v.phase, protocol, v.measure, v.median) for v in values if v.measure in _CEILING_OF]
+    return found
+
+
+def _planned(run: Run) -> int:
+    """Blocks that were to count: as many as asked for, or with a budget as many as it had room for."""
+    experiment = run.info["scenario"]["experiment"]
+    begun = len(run.info["order"]) - len(run.void)
+    return begun if experiment.get("budget_s") else max(begun, int(experiment.get("blocks", begun)))
 
 
 def _has_gaps(step: Mapping[str, Any]) -> bool:
@@ -231,6 +286,7 @@ def _group_measures(
     if tokens:
         received = float(floats(streams["received_bytes"]).sum())
         yield key_of("wire_bytes", "value"), _Found(block, received / tokens, 1)
+        yield key_of("segments", "value"), _Found(block, float(floats(streams["segments"]).sum()) / tokens, 1)
     if reads:
         yield key_of("coalescing", "value"), _Found(block, len(chunks) / reads, 1)
 
@@ -276,23 +332,13 @@ def _wire(group: Group, totals: np.ndarray[Any, np.dtype[np.float64]], compresse
     )
 
 
-def _paced(scenario: dict[str, Any], phase: str) -> bool:
-    """Whether any token of a phase has a delay; without, there is no due time to be early or late against.
-
-    The very tables that delays are drawn from say it: a delay below a microsecond is none, one in lockstep is a step.
-    """
-    profile = msgspec.convert(scenario["profiles"][scenario["phases"][phase]["profile"]], emitter.Profile)
-    tables = emitter.prepare(profile)
-    return max(tables.first) > 0 or max(tables.gap) > 0
-
-
 def _phase(name: str, scenario: dict[str, Any], trials: list[Trial], values: list[Value]) -> Phase:
     settings = scenario["phases"][name]
     found = {v.temperature for v in values if v.phase == name}
     return Phase(
         name=name,
         load=settings["load"],
-        paced=_paced(scenario, name),
+        paced=validity.paced(scenario, name),
         temperatures=[t for t in ("cold", "warm") if t in found],
         trials=sum(name in t.facts["phases"] for t in trials),
         limit_ms=settings.get("limit_ms"),
