@@ -29,7 +29,7 @@ class Plant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is planted in a server process; concerns streamed replies only.
 
     A plant with all values at zero changes nothing that is sent, and costs what any plant costs by its mere presence,
-    some 0.2 us of CPU a token: the control for a plant of few microseconds.
+    some 0.3 us of CPU a token: the control for a plant of few microseconds.
     """
 
     cpu_us: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
