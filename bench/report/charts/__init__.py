@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bench.metrics import Phase, Summary
-from bench.report.charts import capacity, costs, ecdf, overtime, spectrum, timeline, waterfall, wire
+from bench.report.charts import capacity, costs, ecdf, forest, overtime, spectrum, timeline, waterfall, wire
 from bench.report.charts.canvas import Chart, inline, standalone
 
 __all__ = ["Chart", "charts_of", "inline", "phase_charts", "standalone"]
 
-_KINDS = (capacity, ecdf, waterfall, spectrum, timeline, overtime, costs, wire)
+_KINDS = (capacity, ecdf, waterfall, timeline, spectrum, overtime, costs, wire)
 
 
 def phase_charts(summary: Summary, phase: Phase) -> list[Chart]:
@@ -17,5 +17,5 @@ def phase_charts(summary: Summary, phase: Phase) -> list[Chart]:
 
 
 def charts_of(summary: Summary) -> list[Chart]:
-    """All charts of a run."""
-    return [chart for phase in summary.phases for chart in phase_charts(summary, phase)]
+    """All charts of a run: of its verdicts, which belong to no phase, then of its phases."""
+    return forest.make(summary) + [chart for phase in summary.phases for chart in phase_charts(summary, phase)]
