@@ -45,7 +45,7 @@ class Breach(msgspec.Struct, frozen=True):
     unit: str
     """Of both; empty for a count."""
     text: str
-    """One sentence: what was seen, and the limit."""
+    """One sentence: where, what was seen, and the limit."""
     advice: str
 
 
@@ -204,13 +204,13 @@ _REPORT = "This is a fault of tokenwire, or of the machine's clock: please repor
 RULES: tuple[Rule, ...] = (
     Rule(
         # Quiet: up to 78 %, where nothing is paced. Above this, queues in front of the driver become the figures.
-        "driver_cpu", "Driver's CPU time, of its core", 90.0, "%",
+        "driver_cpu", "Driver's share of its core", 90.0, "%",
         "The driver is the bottleneck: use fewer users, a lower rate, or pace the tokens.",
         _driver_cpu,
     ),
     Rule(
         # Quiet: 0.2 to 3.4 ms. Three times the worst of those; a process that shares the core shows in its wait first.
-        "loop_lag", "Driver's loop lag, p99", 10.0, "ms",
+        "loop_lag", "Driver's loop lag at p99", 10.0, "ms",
         _QUIET,
         _lag,
     ),
@@ -297,7 +297,7 @@ def breaches(facts: Facts, scenario: Facts, siblings: Sequence[Facts] = ()) -> l
     return [
         Breach(
             rule.key, facts["arm"], facts["block"], phase, value, rule.limit, rule.unit,
-            _text(rule, value), rule.advice,
+            _text(rule, facts["arm"], phase, value), rule.advice,
         )
         for rule, phase, value in _looked_at(facts, scenario, siblings)
         if value > rule.limit
@@ -325,11 +325,13 @@ def shown(value: float, unit: str) -> str:
     return f"{value:.1f} {unit}" if unit else f"{value:.0f}"
 
 
-def _text(rule: Rule, value: float) -> str:
+def _text(rule: Rule, arm: str, phase: str, value: float) -> str:
+    where = f"{arm}, {phase}" if phase else arm
+    title = rule.title[0].lower() + rule.title[1:]
     if rule.flag:
-        return f"{rule.title}."
+        return f"{where}: {title}."
     allowed = f"at most {shown(rule.limit, rule.unit)}" if rule.limit else "none"
-    return f"{rule.title}: {shown(value, rule.unit)}, where {allowed} is allowed."
+    return f"{where}: {title}, {shown(value, rule.unit)}, where {allowed} is allowed."
 
 
 def paced(scenario: Facts, phase: str) -> bool:

@@ -148,11 +148,12 @@ def test_block_0_is_not_judged() -> None:
     ("facts", "text"),
     [
         (trial({"unpaced": {"driver_cpu_ns": 9_320_000_000}}),
-         "Driver's CPU time, of its core: 93.2 %, where at most 90.0 % is allowed."),
-        (trial({"cold": {"backwards": 7}}), "Chunks stamped before they can have been: 7, where none is allowed."),
-        (trial({"load": {"dropped": 50}}), "Starts dropped by the driver: 20.0 %, where none is allowed."),
-        (trial(died=1), "Server died."),
-        (trial(log_torn=True), "Server's log torn or missing."),
+         "a, unpaced: driver's share of its core, 93.2 %, where at most 90.0 % is allowed."),
+        (trial({"cold": {"backwards": 7}}),
+         "a, cold: chunks stamped before they can have been, 7, where none is allowed."),
+        (trial({"load": {"dropped": 50}}), "a, load: starts dropped by the driver, 20.0 %, where none is allowed."),
+        (trial(died=1), "a: server died."),
+        (trial(log_torn=True), "a: server's log torn or missing."),
     ],
 )  # fmt: skip
 def test_wording(facts: Any, text: str) -> None:
@@ -166,7 +167,7 @@ def test_breach_carries_what_was_seen() -> None:
     [breach] = breaches(trial({"load": {"starts_late": 50}}), SCENARIO)
     assert breach == Breach(
         "starts_late", "a", 3, "load", 25.0, 10.0, "%",
-        "Starts over 1 ms late: 25.0 %, where at most 10.0 % is allowed.", breach.advice,
+        "a, load: starts over 1 ms late, 25.0 %, where at most 10.0 % is allowed.", breach.advice,
     )  # fmt: skip
 
 
