@@ -8,7 +8,7 @@ says what both showed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -172,17 +172,23 @@ def _other_work(place: _Place) -> float | None:
     return float(sum(work != mine for work in others)) if others else None
 
 
+# The window's own edges are read before and after the three clocks are, and the driver may be put aside in between. So
+# what one clock says against the window counts only as far as the other clock says the same.
+
+
 def _drift(place: _Place) -> float | None:
-    raw, window = _known(place.facts, "clock_raw_ns"), _known(place.facts, "window_ns")
+    raw, boot, window = (_known(place.facts, key) for key in ("clock_raw_ns", "clock_boot_ns", "window_ns"))
     if raw is None or not window:
         return None
-    apart = abs(raw - window)
+    apart = min(abs(raw - other) for other in (window, boot) if other is not None)
     return apart / window * 1e6 if apart > CLOCK_NOISE_NS else 0.0
 
 
 def _suspended(place: _Place) -> float | None:
-    boot, window = _known(place.facts, "clock_boot_ns"), _known(place.facts, "window_ns")
-    return None if boot is None or not window else max(0.0, boot - window) / 1e6
+    raw, boot, window = (_known(place.facts, key) for key in ("clock_raw_ns", "clock_boot_ns", "window_ns"))
+    if boot is None or not window:
+        return None
+    return max(0.0, min(boot - other for other in (window, raw) if other is not None)) / 1e6
 
 
 def _count(key: str) -> Callable[[_Place], float | None]:
@@ -302,6 +308,19 @@ def breaches(facts: Facts, scenario: Facts, siblings: Sequence[Facts] = ()) -> l
         for rule, phase, value in _looked_at(facts, scenario, siblings)
         if value > rule.limit
     ]  # fmt: skip
+
+
+def reasons(found: Iterable[Breach]) -> list[str]:
+    """Why a block does not count, for people: a line per rule, with the worst case, how many more, and what to do."""
+    by_rule: dict[str, list[Breach]] = {}
+    for breach in found:
+        by_rule.setdefault(breach.rule, []).append(breach)
+    lines = []
+    for some in by_rule.values():
+        worst = max(some, key=lambda breach: breach.seen)
+        more = f" Likewise in {len(some) - 1} more." if len(some) > 1 else ""
+        lines.append(f"{worst.text}{more} {worst.advice}")
+    return lines
 
 
 def seen(facts: Facts, scenario: Facts, siblings: Sequence[Facts] = ()) -> list[Seen]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from synthetic import PHASES, PROFILES
 
-from bench.validity import RULES, Breach, breaches, seen, strained, voided_too_many
+from bench.validity import RULES, Breach, breaches, reasons, seen, strained, voided_too_many
 
 SCENARIO = {"phases": PHASES, "profiles": PROFILES}
 S = 1_000_000_000
@@ -117,8 +117,16 @@ def test_an_ordinary_server_excuses_nothing(almost: dict[str, Any]) -> None:
         ("warm", {"starts_late": 200}),
         ("cold", {"steal_ns": 20_000_000, "window_ns": 100_000_000, "driver_cpu_ns": 1, "server_cpu_ns": 1}),
         ("cold", {"clock_raw_ns": 50_100_000, "clock_boot_ns": 50_000_000, "window_ns": 50_000_000}),
+        ("cold", {"clock_raw_ns": 10 * S + 30_000_000, "clock_boot_ns": 10 * S + 30_000_000}),
     ],
-    ids=["lag-unpaced", "lag-at-the-end-of-a-ladder", "late-in-a-closed-load", "two-ticks", "clocks-read-one-by-one"],
+    ids=[
+        "lag-unpaced",
+        "lag-at-the-end-of-a-ladder",
+        "late-in-a-closed-load",
+        "two-ticks",
+        "clocks-read-one-by-one",
+        "put-aside-at-the-edge",
+    ],
 )
 def test_rules_that_do_not_apply(phase: str, changes: dict[str, Any]) -> None:
     clocks = {"clock_raw_ns": -1, "clock_boot_ns": -1} if "window_ns" in changes else {}
@@ -161,6 +169,25 @@ def test_wording(facts: Any, text: str) -> None:
     assert breach.text == text
     assert breach.advice.endswith(".")
     assert (breach.arm, breach.block) == ("a", 3)
+
+
+def test_reasons_give_the_worst_of_each_rule() -> None:
+    found = breaches(trial({"cold": {"backwards": 2}, "warm": {"backwards": 5}}, died=1), SCENARIO)
+    clock = next(rule.advice for rule in RULES if rule.key == "backwards")
+    assert reasons(found) == [
+        "a: server died. Look at what the server wrote last, and at the machine's memory.",
+        f"a, warm: chunks stamped before they can have been, 5, where none is allowed. Likewise in 1 more. {clock}",
+    ]
+    assert reasons([]) == []
+
+
+def test_clocks_without_one_another() -> None:
+    slewed = {"clock_raw_ns": 10 * S + 20_000_000, "clock_boot_ns": -1}
+    slept = {"clock_raw_ns": -1, "clock_boot_ns": 10 * S + 20_000_000}
+    assert broken(trial({"cold": slewed})) == [("clock_drift", "cold")]
+    assert broken(trial({"cold": slept})) == [("suspended", "cold")]
+    assert broken(trial({"cold": slewed | {"clock_boot_ns": 10 * S}})) == [("clock_drift", "cold")]
+    assert broken(trial({"cold": slept | {"clock_raw_ns": 10 * S}})) == [("suspended", "cold")]
 
 
 def test_breach_carries_what_was_seen() -> None:
