@@ -75,6 +75,8 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns of a trial's file; see `docs/records.md`."""
+LATER = ("segments",)
+"""Columns that were not there at first: null in a file from before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +272,11 @@ def read_trial(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
 
     Raises `RecordError` when its pages cannot be read, which its metadata do not tell.
     """
+    wanted = list(columns or SCHEMA.names)
     try:
-        table = pq.read_table(path, columns=list(columns) if columns else None)
-        for name in set(columns or SCHEMA.names) - set(table.column_names):  # from before the column was recorded
+        absent = [name for name in LATER if name in wanted and name not in pq.read_schema(path).names]
+        table = pq.read_table(path, columns=[name for name in wanted if name not in absent])
+        for name in absent:
             table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path.name}: left out, {_why(error)}") from None

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import msgspec
@@ -18,23 +18,29 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from bench import experiment
+from bench import experiment, validity
+from bench.drivers.plan import Said, Tick
+from bench.precision import Width
 from bench.record import SCHEMA, read_run, read_trial
 from bench.scenario import Scenario
 from bench.scenario_toml import load
-from bench.trial import Place, TrialError, run_trial
+from bench.trial import Place, TrialError, run_block
 
 SMALL = [
     "experiment.blocks=2",
+    "experiment.roofline=false",
     "phases.cold.duration_s=0.2",
+    "phases.cold.slices=2",
     "phases.chat.users=4",
     "phases.chat.turns=2",
+    "phases.chat.slices=1",
     "phases.chat.ramp_s=0.1",
     "profiles.chat.first={dist='constant', ms=30}",
     "profiles.chat.length.min=8",
     "profiles.chat.length.max=12",
     "phases.firehose.users=2",
     "phases.firehose.turns=2",
+    "phases.firehose.slices=2",
     "profiles.firehose.length.tokens=50",
 ]
 
@@ -43,20 +49,31 @@ class Silent:
     """A watcher that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.heard_of: list[Any] = []
-        self.done: list[Place] = []
+        self.begun: list[int] = []
+        self.done: list[tuple[int, list[str]]] = []
+        self.spoke: list[tuple[str, type]] = []
 
-    def begins(self, place: Place) -> None:
-        pass
+    def begins(self, block: int, _places: Sequence[Place]) -> None:
+        self.begun.append(block)
 
-    def heard(self, said: Any) -> None:
-        self.heard_of.append(said)
+    def heard(self, place: Place, said: Said) -> None:
+        self.spoke.append((place.arm, type(said)))
 
-    def ended(self, place: Place) -> None:
-        self.done.append(place)
+    def ended(self, block: int, reasons: Sequence[str], _widths: Sequence[Width]) -> None:
+        self.done.append((block, list(reasons)))
 
     def stopping(self) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def machine_is_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work on the machine that runs the tests is no reason to void their blocks."""
+    monkeypatch.setattr("bench.experiment.breaches", lambda *_: [])
+
+
+def nobody(_place: Place, _said: Said) -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +81,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small experiment, run once for all the tests that look at it."""
     scenario = load("duel", SMALL)
     folder = experiment.new_folder(tmp_path_factory.mktemp("results"), scenario)
-    assert experiment.run(scenario, "duel", SMALL, folder, Silent()) == "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.experiment.breaches", lambda *_: [])
+        assert experiment.run(scenario, "duel", SMALL, folder, Silent()) == "finished"
     return folder
 
 
@@ -76,7 +95,7 @@ def test_every_arm_ran_once_per_block_in_the_recorded_order(run_folder: Path) ->
     run = read_run(run_folder)
     assert run.info["state"] == "finished"
     assert run.warnings == []
-    ran = [(trial.facts["block"], trial.facts["arm"]) for trial in run.trials]
+    ran = [(trial.facts["block"], trial.facts["arm"]) for trial in run.trials]  # in the order of their first turns
     assert ran == [(block, arm) for block, order in enumerate(run.info["order"], 1) for arm in order]
     assert all(sorted(order) == ["sse-aiohttp", "ws-aiohttp", "ws-websockets"] for order in run.info["order"])
     assert run.info["overrides"] == SMALL
@@ -144,7 +163,7 @@ def test_time_outs_hold_on_every_protocol(tmp_path: Path, arm: str, what: str) -
     }
     scenario = small_scenario(f"timeouts.{what}_s=0.2", slow[what])
     only = msgspec.structs.replace(scenario, phases={"chat": scenario.phases["chat"]})
-    frame = read_trial(run_trial(only, 1, Place(arm, 1, 1, 1), tmp_path, None, lambda _: None))
+    frame = read_trial(run_block(only, 1, [Place(arm, 1, 1, 1)], tmp_path, None, nobody)[0].path)
     streams = frame[frame["window"]].drop_duplicates("stream")
     assert set(streams["outcome"]) == {"timed_out"}
     assert set(streams["detail"]) == {what}
@@ -158,7 +177,7 @@ def test_too_few_descriptors_are_the_instruments_fault(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
         "s = load('duel', ['phases.chat.users=60', 'profiles.chat.first.median_ms=2000'])\n"
         "place = t.Place('sse-aiohttp', 1, 1, 1)\n"
-        "try: t.run_trial(s, 1, place, Path(sys.argv[1]), None, lambda _: None)\n"
+        "try: t.run_block(s, 1, [place], Path(sys.argv[1]), None, lambda *_: None)\n"
         "except t.TrialError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
@@ -192,39 +211,50 @@ def test_a_server_that_cannot_start_fails_the_trial_in_one_line(
 ) -> None:
     monkeypatch.setattr("bench.trial.server_settings", lambda *_: {"loop": "trio"})
     with pytest.raises(TrialError, match=r"the server ended at its start with exit code 2: .*loop") as caught:
-        run_trial(small_scenario(), 1, Place("sse-aiohttp", 1, 1, 1), tmp_path, None, lambda _: None)
+        run_block(small_scenario(), 1, [Place("sse-aiohttp", 1, 1, 1)], tmp_path, None, nobody)
     assert "\n" not in str(caught.value)
     assert not psutil.Process().children()
 
 
 @pytest.mark.parametrize("victim", ["servers", "bench.drivers.asyncio_"])
-def test_killing_a_process_leaves_finished_trials_and_no_orphans(tmp_path: Path, victim: str) -> None:
+def test_killing_a_process_leaves_finished_trials_and_no_orphans(
+    tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenario = small_scenario()
     folder = experiment.new_folder(tmp_path, scenario)
 
     class Killer(Silent):
         killed = False
 
-        def heard(self, _said: Any) -> None:
-            if len(self.done) == 1 and not self.killed:  # in the second trial, as soon as the driver speaks
+        def heard(self, _place: Place, said: Said) -> None:
+            if len(self.done) == 1 and isinstance(said, Tick) and not self.killed:  # in the second block
                 self.killed = True
                 for child in psutil.Process().children():
                     if victim in child.cmdline():
                         child.kill()
 
     killer = Killer()
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        "bench.experiment.breaches",
+        lambda facts, *_: [b for b in validity.breaches(facts, *_) if b.rule in ("died", "log_torn")],
+    )
     if victim == "servers":
-        # A dead server is a result: its streams are refused or cut, and the trial says so.
+        # Its streams are refused or cut, and the trials say so; the block runs again.
         assert experiment.run(scenario, "duel", [], folder, killer) == "finished"
-        first, second = read_run(folder).trials[:2]
-        assert set(read_trial(second.path)["outcome"]) >= {"refused"}
-        assert (first.facts["server"]["died"], second.facts["server"]["died"]) == (None, -signal.SIGKILL)
+        run = read_run(folder)
+        assert [void["block"] for void in run.info["voids"]] == [2]
+        assert "Server died" in run.info["voids"][0]["reasons"][0]
+        dead = [trial for trial in run.trials if trial.facts["block"] == 2]
+        assert all(set(read_trial(trial.path)["outcome"]) & {"refused", "truncated"} for trial in dead)
+        assert {trial.facts["server"]["died"] for trial in dead} == {-signal.SIGKILL}
+        assert sorted({trial.facts["block"] for trial in run.trials}) == [1, 2, 3]
     else:
         with pytest.raises(TrialError, match="the driver ended early"):
             experiment.run(scenario, "duel", [], folder, killer)
         run = read_run(folder)
         assert run.info["state"] == "failed"
-        assert [trial.facts["trial"] for trial in run.trials] == [1]
+        assert {trial.facts["block"] for trial in run.trials} == {1}
     assert not psutil.Process().children()
 
 
@@ -242,7 +272,7 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_finishes_the_trial_and_reports(tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_block_and_reports(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(tmp_path, "experiment.blocks=50"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -250,10 +280,12 @@ def test_ctrl_c_finishes_the_trial_and_reports(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "stopping after this trial" in err
+    assert "stopping after this block" in err
     run = read_run(next(tmp_path.iterdir()))
     assert run.info["state"] == "interrupted"
-    assert 1 <= len(run.trials) < 150
+    assert 3 <= len(run.trials) < 150
+    assert len(run.trials) % 3 == 0
+    assert f"tokenwire run --resume {run.path}" in out
     assert "report.html" in out
     assert (run.path / "report.html").stat().st_size > 10_000
 

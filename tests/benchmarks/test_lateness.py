@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.record import read_trial
 from bench.scenario import Closed, Experiment, Scenario
 from bench.scenario_toml import load
-from bench.trial import Cores, Place, run_trial
+from bench.trial import Cores, Place, run_block
 from servers.emitter import Constant, Fixed, Lognormal, Profile
 
 ARMS = ["sse-aiohttp", "ws-aiohttp", "ws-websockets"]
@@ -30,6 +30,7 @@ def scenario(streams: int) -> Scenario:
         arms=load("duel").arms,
         profiles={"p": Profile(Constant(100), Lognormal(19.2, 0.3), Fixed(200))},
         phases={"paced": Closed("p", "warm", users=streams, turns=1, ramp_s=1.0)},
+        contrasts={},
         experiment=Experiment(blocks=1),
     )
 
@@ -39,8 +40,8 @@ def scenario(streams: int) -> Scenario:
 def test_lateness(benchmark: BenchmarkFixture, tmp_path: Path, streams: int, arm: str) -> None:
     trials = tmp_path / "trials"
     benchmark.pedantic(
-        run_trial,
-        args=(scenario(streams), 1, Place(arm, 1, 1, 1), trials, Cores.split(), lambda _: None),
+        run_block,
+        args=(scenario(streams), 1, [Place(arm, 1, 1, 1)], trials, Cores.split(), lambda *_: None),
         rounds=1,
     )
     frame = read_trial(next(trials.glob("*.parquet")))
