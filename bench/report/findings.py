@@ -1,40 +1,27 @@
-"""The findings in words: each sentence names the figure, its range over trials and what it is about.
+"""The findings beside the verdicts, in words: what went wrong, what was counted exactly, and the main figures.
 
-Nothing here says that an arm is better, faster or different: whether ranges overlap is all that is said of two arms.
+Nothing here says that an arm is better, faster or different by a measurement with noise: that is for verdicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
-from typing import NamedTuple
 
-from bench.metrics import Arm, Incident, Phase, Summary, Value
+from bench.metrics import Arm, Incident, Phase, Summary
+from bench.report.counters import losses, wire
+from bench.report.finding import Finding
 from bench.report.numbers import ALIKE, count, listed, number, spread
+from bench.report.validity import results, validity
 
-NO_VERDICT = (
-    "This report describes. It does not say which arm is better: verdicts with statistics are not made here, and "
-    "ranges that do or do not overlap are not a test."
-)
+__all__ = ["Finding", "figures", "findings"]
 
 LATE_SHARE = 0.01
 """Of the starts of an open load; when more are late, it was not the load that was asked for."""
 
 
-class Finding(NamedTuple):
-    """A sentence or two, and what they are about. `grave` ones concern the trust in all else.
-
-    What has no `lead` is about the run as a whole and comes first.
-    """
-
-    text: str
-    grave: bool = False
-    lead: str = ""
-
-
 def findings(summary: Summary) -> list[Finding]:
-    """What to know first: what went wrong, or that nothing did; then the main figures phase by phase."""
-    return [*_trust(summary), *(f for phase in summary.phases for f in _phase(summary, phase))]
+    """What to know beside the verdicts: what went wrong, or that nothing did; what is a result without a test."""
+    return [*_trust(summary), *results(summary), *wire(summary)]
 
 
 def _trust(summary: Summary) -> list[Finding]:
@@ -46,8 +33,8 @@ def _trust(summary: Summary) -> list[Finding]:
     ]
     if summary.trials_finished < summary.trials_planned:
         found.append(
-            f"The run is {summary.state}: {summary.trials_finished} of {summary.trials_planned} trials are here, and "
-            "figures are over those."
+            f"{_state(summary)}{summary.trials_finished} of {summary.trials_planned} trials are here, and figures are "
+            "over those."
         )
     uneven = [a for a in summary.arms if a.trials < max(b.trials for b in summary.arms)]
     if uneven:
@@ -57,20 +44,8 @@ def _trust(summary: Summary) -> list[Finding]:
     if absent:
         found.append(f"No finished trial holds the {'phase' if len(absent) == 1 else 'phases'} {listed(absent)}.")
     found += [f"Left out: {w}" for w in summary.warnings]
-    for account in summary.accounts:
-        where = f"{account.phase}, {labels[account.arm]}"
-        if account.failed:
-            kinds = listed([f"{n} {o.replace('_', ' ')}" for o, n in account.outcomes.items() if o != "complete"])
-            found.append(
-                f"{where}: {account.failed} of {count(account.streams, 'stream')} did not complete ({kinds}). A stream "
-                "without a first token has no latency, so that figures over the rest look better than what was served."
-            )
-        defects = [
-            f"{n} {name}" for name in ("lost", "repeated", "reordered", "corrupted") if (n := getattr(account, name))
-        ]
-        if defects:
-            found.append(f"{where}: chunks of content {listed(defects)}.")
     grave = [Finding(text, grave=True) for text in found]
+    grave += [f for phase in summary.phases for f in losses(summary, phase)]
     if not any(a.failed or a.lost or a.repeated or a.reordered or a.corrupted for a in summary.accounts):
         streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
         grave.append(
@@ -79,7 +54,11 @@ def _trust(summary: Summary) -> list[Finding]:
                 "lost, repeated, out of order or altered."
             )
         )
-    return [*grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
+    return [*validity(summary), *grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
+
+
+def _state(summary: Summary) -> str:
+    return "" if summary.state in ("finished", "invalid") else f"The run is {summary.state}: "
 
 
 def _starts(summary: Summary, phase: Phase) -> Iterator[Finding]:
@@ -91,13 +70,13 @@ def _starts(summary: Summary, phase: Phase) -> Iterator[Finding]:
     if not late and not dropped:
         return
     text = (
-        f"Phase {phase.name}: of {count(starts, 'start')} {late or 'none'} came more than 1 ms late and "
+        f"Of {count(starts, 'start')} {late or 'none'} came more than 1 ms late and "
         f"{dropped or 'none'} {'was' if dropped == 1 else 'were'} dropped."
     )
     grave = dropped > 0 or (phase.load == "open" and late > LATE_SHARE * starts)
     if grave:
         text += " The driver did not offer quite the load that was asked for."
-    yield Finding(text, grave=grave)
+    yield Finding(text, grave=grave, lead=f"Phase {phase.name}")
 
 
 def _incident(incident: Incident, where: str) -> Iterator[str]:
@@ -111,7 +90,8 @@ def _incident(incident: Incident, where: str) -> Iterator[str]:
         )
 
 
-def _phase(summary: Summary, phase: Phase) -> list[Finding]:
+def figures(summary: Summary, phase: Phase) -> list[Finding]:
+    """The main figures of a phase, arm by arm, with their ranges over trials."""
     found = []
     if phase.load == "steps":
         unit = f"users within a p99 gap excess of {phase.limit_ms:g} ms"
@@ -159,21 +139,4 @@ def _finding(
         inside = "1 trial, so no range" if not reach else f"the same{trials}" if reach == ALIKE else reach + trials
         parts.append(f"{label} {middle}{' ' + unit if i == 0 else ''} ({inside})")
     kind = "" if temperature in ("all", phase.name) else f", {temperature}"
-    return Finding(f"{listed(parts)}.{_overlap(found)}", lead=f"Phase {phase.name}{kind}, {about}")
-
-
-def _overlap(found: list[tuple[str, Value]]) -> str:
-    """Whether ranges over trials overlap, pair by pair; nothing where there is no range."""
-    ranged = [(label, v) for label, v in found if len(v.per_trial) > 1]
-    pairs = list(combinations(ranged, 2))
-    if not pairs or any(v.max_at_least and w.max_at_least for (_, v), (_, w) in pairs):
-        return ""
-    apart = [f"{a} and {b}" for (a, v), (b, w) in pairs if v.max < w.min or w.max < v.min]
-    together = [f"{a} and {b}" for (a, v), (b, w) in pairs if not (v.max < w.min or w.max < v.min)]
-    if not apart:
-        return " The ranges overlap."
-    if not together:
-        return " The ranges do not overlap."
-    if len(together) <= len(apart):
-        return f" Of the ranges only those of {'; '.join(together)} overlap."
-    return f" All ranges overlap but those of {'; '.join(apart)}."
+    return Finding(f"{listed(parts)}.", lead=f"Phase {phase.name}{kind}, {about}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
+from operator import itemgetter
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.metrics import FEWEST_BEYOND, MEASURES, Summary
 from bench.report import describe, instrument
 from bench.report.charts import Chart, inline
-from bench.report.findings import NO_VERDICT, findings
+from bench.report.comparisons import counter_grid, explored, verdict_grid
+from bench.report.findings import figures, findings
 from bench.report.style import TONES, variable_of
-from bench.report.tables import phase_tables
+from bench.report.tables import CEILING, phase_tables
+from bench.report.validity import invalid, rules_grid, voids_grid
+from bench.report.verdicts import CHIPS, conditions, verdicts
 
 
 def render(summary: Summary, charts: list[Chart]) -> str:
@@ -19,23 +26,36 @@ def render(summary: Summary, charts: list[Chart]) -> str:
         loader=PackageLoader("bench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["unbroken"] = _unbroken
     names = [a.name for a in summary.arms]
     phases = [
         {
             "phase": phase,
             "load": describe.load(phase),
             "profile": describe.profile(phase),
+            "findings": figures(summary, phase),
             "tables": phase_tables(summary, phase),
-            "charts": [(c, Markup(inline(c))) for c in charts if c.phase == phase.name],
+            "explored": explored(summary, phase),
+            "charts": _drawn(charts, phase.name),
         }
         for phase in summary.phases
     ]
+    decided = verdict_grid(summary)
     used = [MEASURES[key] for key in MEASURES if key in summary.measures]
     return environment.get_template("template.html.j2").render(
         summary=summary,
         what=describe.what_was_run(summary),
+        alarm=invalid(summary),
+        verdicts=verdicts(summary),
+        conditions=conditions(summary),
         findings=findings(summary),
-        no_verdict=NO_VERDICT,
+        decided=decided,
+        contrasts=[(name, list(rows)) for name, rows in groupby(decided.rows, itemgetter(1))] if decided else [],
+        chip_of={word: name for name, word in CHIPS.items()},
+        run_charts=_drawn(charts, ""),
+        counters=counter_grid(summary),
+        trust=[grid for grid in (voids_grid(summary), rules_grid(summary)) if grid],
+        ceiling=CEILING if summary.ceilings else "",
         phases=phases,
         variables=[variable_of(n, names) for n in names],
         measures=used,
@@ -46,3 +66,13 @@ def render(summary: Summary, charts: list[Chart]) -> str:
         checks=instrument.checks(summary),
         command=describe.command(summary),
     )
+
+
+def _drawn(charts: list[Chart], phase: str) -> list[tuple[Chart, Markup]]:
+    return [(c, Markup(inline(c))) for c in charts if c.phase == phase]
+
+
+def _unbroken(text: str) -> str:
+    """Keep numbers and their units, and p-values, on a line."""
+    text = re.sub(r"(?<=\d) (?=(?:%|ms\b|µs\b))", "\u00a0", text)
+    return re.sub(r"\bp ([=<]) (?=\d)", "p\u00a0\\1\u00a0", text)

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from bench.metrics import Results, Summary
+from bench.report.verdicts import given
 
 
 def render(summary: Summary) -> bytes:
-    """The results as indented JSON (RFC 8259), in UTF-8."""
-    exported = {name: getattr(summary, name) for name in Results.__struct_fields__}
+    """The results as indented JSON (RFC 8259), in UTF-8. An invalid run's verdicts are left out here too."""
+    exported = {name: getattr(summary, name) for name in Results.__struct_fields__} | {"conclusions": given(summary)}
     return msgspec.json.format(msgspec.json.encode(exported), indent=1) + b"\n"
 
 

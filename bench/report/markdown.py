@@ -4,27 +4,50 @@ from __future__ import annotations
 
 from bench.metrics import Summary
 from bench.report import describe
-from bench.report.findings import NO_VERDICT, findings
+from bench.report.comparisons import counter_grid, explored, verdict_grid
+from bench.report.finding import Grid
+from bench.report.findings import Finding, figures, findings
 from bench.report.tables import Table, phase_tables
+from bench.report.validity import invalid, rules_grid, voids_grid
+from bench.report.verdicts import conditions, verdicts
 
 
 def render(summary: Summary) -> str:
     """The report without its charts, as GitHub-flavoured Markdown."""
-    lines = [f"## {_escaped(summary.title)}", "", _escaped(describe.what_was_run(summary)), ""]
-    for finding in findings(summary):
-        text = _escaped(finding.text)
-        lead = f"**{_escaped(finding.lead)}:** " if finding.lead else ""
-        lines.append(f"- {lead}**{text}**" if finding.grave else f"- {lead}{text}")
-    lines += ["", NO_VERDICT, ""]
+    alarm = invalid(summary)
+    lines = [f"**{_escaped(alarm)}**", ""] if alarm else []
+    lines += [f"## {_escaped(summary.title)}", "", _escaped(describe.what_was_run(summary)), ""]
+    told = verdicts(summary)
+    for verdict in told:
+        lead = f" {_escaped(verdict.lead)}:" if verdict.lead else ""
+        lines.append(f"- **[{verdict.chip}]**{lead} {_escaped(verdict.text)}")
+    if told:
+        lines += ["", _escaped(f"Verdicts are for {conditions(summary)}."), ""]
+    lines += [*map(_finding, findings(summary)), ""]
+    for grid in (verdict_grid(summary), counter_grid(summary)):
+        lines += _grid(grid)
     for phase in summary.phases:
         lines += [f"### {_escaped(phase.name)}", ""]
         lines += [_escaped(f"{describe.load(phase)}; {describe.profile(phase)}."), ""]
+        lines += [*map(_finding, figures(summary, phase)), ""]
         for table in phase_tables(summary, phase):
             lines += [*_table(table), ""]
+        grid = explored(summary, phase)
+        if grid:
+            lines += ["<details><summary>Exploratory comparisons</summary>", "", *_grid(grid), "</details>", ""]
         if not phase.trials:
             lines += ["No finished trial holds this phase.", ""]
+    trust = [line for grid in (voids_grid(summary), rules_grid(summary)) for line in _grid(grid)]
+    if trust:
+        lines += ["### Can the instrument be trusted?", "", *trust]
     lines += ["Cells: median over trials (lowest to highest trial). Again:", "", f"    {describe.command(summary)}", ""]
     return "\n".join(lines)
+
+
+def _finding(finding: Finding) -> str:
+    text = _escaped(finding.text)
+    lead = f"**{_escaped(finding.lead)}:** " if finding.lead else ""
+    return f"- {lead}**{text}**" if finding.grave else f"- {lead}{text}"
 
 
 def _table(table: Table) -> list[str]:
@@ -38,6 +61,14 @@ def _table(table: Table) -> list[str]:
             unit = f" [{row.unit}]" if row.unit else ""
             lines.append(f"| {_escaped(row.title + unit)} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _grid(grid: Grid | None) -> list[str]:
+    if grid is None:
+        return []
+    rows = [grid.head, *grid.rows]
+    head, *body = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+    return [f"**{_escaped(grid.caption)}**", "", head, "|---" * len(grid.head) + "|", *body, ""]
 
 
 def _escaped(text: str) -> str:

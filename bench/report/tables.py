@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bench.metrics import KINDS, MEASURES, Kind, Measure, Phase, Summary, Value
-from bench.report.numbers import spread
+from bench.report.numbers import number, spread
 
 _NAMES = {"p50": "median", "p90": "p90", "p99": "p99", "p99.9": "p99.9", "value": ""}
 NO_GAPS = "no gaps"
 """In place of a capacity that could not be judged."""
+CEILING = (
+    "The ceiling is what a server without a library, which only writes prepared bytes, reached on this machine with "
+    "this driver, over the same protocol: the most there is to reach"
+)
 _NEEDS_PACE = {"gap_excess", "lateness", "delivery", "icl", "tpot", "max_stall"}
 """Measures that say something only where tokens are due at times of their own."""
 
@@ -68,9 +72,7 @@ def phase_tables(summary: Summary, phase: Phase) -> list[Table]:
 def _section(summary: Summary, phase: Phase, temperature: str, kind: Kind, *, whole: bool = False) -> Section:
     rows = []
     for key, measure in MEASURES.items():
-        if measure.kind != kind or (not phase.paced and key in _NEEDS_PACE):
-            continue
-        if key == "ttft_intended" and phase.load != "open":
+        if measure.kind != kind or says_nothing(key, phase):
             continue
         if measure.level == "window" and not whole:
             continue
@@ -79,7 +81,13 @@ def _section(summary: Summary, phase: Phase, temperature: str, kind: Kind, *, wh
             found = [summary.get(phase.name, a.name, where, key, statistic) for a in summary.arms]
             if any(found):
                 rows.append(row(measure, statistic, found, paced=phase.paced))
+                rows += _of_ceiling(summary, phase, measure, found)
     return Section(KINDS[kind], rows)
+
+
+def says_nothing(measure: str, phase: Phase) -> bool:
+    """Whether a measure, though it has a figure, is of no use in such a phase."""
+    return (not phase.paced and measure in _NEEDS_PACE) or (measure == "ttft_intended" and phase.load != "open")
 
 
 def row(measure: Measure, statistic: str, found: list[Value | None], *, paced: bool = True) -> Row:
@@ -90,6 +98,23 @@ def row(measure: Measure, statistic: str, found: list[Value | None], *, paced: b
     name = _NAMES[statistic]
     cells = [Cell(*spread(v)) if v else Cell("", "") for v in found]
     return Row(f"{title}, {name}" if name else title, measure.unit, measure.meaning, cells)
+
+
+def _of_ceiling(summary: Summary, phase: Phase, measure: Measure, found: list[Value | None]) -> list[Row]:
+    """A row beside a figure: each arm's share of its protocol's ceiling, or how many times the least cost it takes."""
+    ceilings = {c.protocol: c.value for c in summary.ceilings if (c.phase, c.measure) == (phase.name, measure.key)}
+    if not any(ceilings.values()) or (measure.key == "throughput" and phase.paced):
+        return []
+    cells = []
+    for arm, value in zip(summary.arms, found, strict=True):
+        ceiling = ceilings.get(arm.protocol)
+        if not value or not ceiling:
+            cells.append(Cell("", ""))
+        elif measure.more_is_better:
+            cells.append(Cell(f"{number(100 * value.median / ceiling, 0)} % of the ceiling", ""))
+        else:
+            cells.append(Cell(f"{number(value.median / ceiling, 1)}× the ceiling’s", ""))
+    return [Row(f"{measure.title}, beside the ceiling", "", CEILING, cells)]
 
 
 def _steps(summary: Summary, phase: Phase) -> list[Section]:
@@ -106,5 +131,6 @@ def _steps(summary: Summary, phase: Phase) -> list[Section]:
         one = row(MEASURES["capacity"], "value", capacity)
         of = zip(summary.arms, capacity, one.cells, strict=True)
         ran = [Cell(NO_GAPS, "") if arm.trials and not value else cell for arm, value, cell in of]
-        sections.append(Section("Capacity", [one._replace(title=limit, cells=ran)]))
+        beside = _of_ceiling(summary, phase, MEASURES["capacity"], capacity)
+        sections.append(Section("Capacity", [one._replace(title=limit, cells=ran), *beside]))
     return sections

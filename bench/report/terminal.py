@@ -1,4 +1,4 @@
-"""The summary on a terminal: what went wrong, then the few figures that are looked for first. Plain when piped."""
+"""The summary on a terminal: the verdicts, what went wrong, then the few figures looked for first. Plain when piped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.metrics import MEASURES, Phase, Summary, Value
+from bench.metrics import MEASURES, Comparison, Phase, Summary, Value
+from bench.report.estimates import about, against, effect, probability
 from bench.report.findings import findings
-from bench.report.numbers import ALIKE, spread
+from bench.report.numbers import ALIKE, count, spread
 from bench.report.tables import NO_GAPS
+from bench.report.validity import invalid, results
+from bench.report.verdicts import CHIPS, brief, conditions, verdicts
 
 _WIDTH = 80
 _FEW = 5
+_CHIP = max(map(len, CHIPS.values()))
+_COLOURS = {"faster": "green", "slower": "red", "equivalent": "cyan", "inconclusive": "yellow"}
 _Row = tuple[str, str, str]
 _PACED: tuple[_Row, ...] = (
     ("ttft_excess", "p50", "first token, excess ms"),
@@ -43,14 +48,53 @@ def print_summary(summary: Summary, console: Console) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), width=width)
 
+    alarm = invalid(summary)
+    if alarm:
+        say(alarm, "bold red")
     say(f"{summary.title}: {summary.trials_finished} of {summary.trials_planned} trials, mode {summary.mode}", "bold")
-    trust = [f for f in findings(summary) if not f.lead]
+    _print_verdicts(summary, console, width)
+    trust = [*(f for f in findings(summary) if f.grave or not f.lead), *results(summary)]
     for finding in trust[:_FEW]:
-        say(finding.text, "red" if finding.grave else "")
+        say(f"{finding.lead}: {finding.text}" if finding.lead else finding.text, "red" if finding.grave else "")
     if len(trust) > _FEW:
         say(f"... and {len(trust) - _FEW} more of this kind, in the report.", "red")
     _print_figures(summary, console)
-    say("Median over trials (lowest to highest trial). No verdict is made here.", "dim")
+    say("Median over trials (lowest to highest trial).", "dim")
+
+
+def _print_verdicts(summary: Summary, console: Console, width: int) -> None:
+    """A heading per contrast, and below it a line per measure that begins with the verdict's label."""
+    conclusions = summary.conclusions
+    told = verdicts(summary)
+    if conclusions is None or not told:
+        return
+    if len(told) == 1 and not told[0].lead:
+        console.print(Text(told[0].text), width=width)
+        return
+    of = ""
+    for verdict, c in zip(told, conclusions.primary, strict=True):
+        if c.contrast != of:
+            of = c.contrast
+            console.print(Text(against(summary, c), style="bold"), width=width)
+        line = Table.grid(padding=(0, 1, 0, 0), pad_edge=True)
+        line.add_column(width=_CHIP, no_wrap=True)
+        line.add_column()
+        chip = Text(verdict.chip, style=_COLOURS.get(verdict.verdict, ""))
+        line.add_row(chip, Text(f"{c.phase} {about(c)}: {brief(c)}{_remark(c)}"))
+        console.print(line, width=width)
+    console.print(
+        Text(f"Verdicts are for {conditions(summary)}; intervals: 95 %, equivalent 90 %.", style="dim"), width=width
+    )
+
+
+def _remark(c: Comparison) -> str:
+    if c.verdict in ("faster", "slower") and c.p_holm is not None:
+        return f", {probability(c.p_holm)}"
+    if c.verdict == "equivalent":
+        return f", within ±{effect(c)}"
+    if c.verdict == "inconclusive":
+        return f", needs ~{c.blocks_to_decide} blocks" if c.blocks_to_decide else ", needs > 1000 blocks"
+    return f", {count(len(c.blocks), 'block')}"
 
 
 def _print_figures(summary: Summary, console: Console) -> None:

@@ -53,6 +53,14 @@ PROFILES: dict[str, dict[str, Any]] = {
         "text": "english", "bundle": 1, "step_ms": 0.0,
     },
 }  # fmt: skip
+CONTRASTS = {
+    "protocol": {"baseline": "sse-aiohttp", "other": "ws-aiohttp"},
+    "library": {"baseline": "ws-aiohttp", "other": "ws-websockets"},
+}
+PRIMARY: dict[str, dict[str, Any]] = {
+    "first-token": {"phase": "cold", "measure": "ttft_excess", "statistic": "p50", "smallest_effect": 0.1},
+    "cpu": {"phase": "unpaced", "measure": "cpu_server", "smallest_effect": 0.03},
+}
 _STRINGS = ("arm", "phase", "outcome", "server_reason")
 
 
@@ -82,6 +90,8 @@ class Synthetic:
     """The p99 gap excess of each step; None where a step has no gaps."""
     compressed: tuple[str, ...] = ()
     """Arms whose messages were compressed to `DEFLATED` bytes, framing included."""
+    primary: tuple[str, ...] = ()
+    """Primary measures of the scenario, of `PRIMARY`; with any, `CONTRASTS` are compared."""
 
 
 def write_run(folder: Path, what: Synthetic | None = None, seed: int = 1) -> Path:
@@ -101,6 +111,7 @@ def write_run(folder: Path, what: Synthetic | None = None, seed: int = 1) -> Pat
             "name": "chat", "title": "Chat over loopback", "arms": {a: ARMS[a] for a in what.arms},
             "profiles": PROFILES, "phases": {p: PHASES[p] for p in what.phases},
             "experiment": {"blocks": what.blocks, "seed": 1, "mode": "equal"},
+            "primary": {name: PRIMARY[name] for name in what.primary}, "contrasts": CONTRASTS if what.primary else {},
             "timeouts": {"connect_s": 5.0, "head_s": 10.0, "first_s": 30.0, "gap_s": 30.0, "total_s": 300.0},
         },
         "overrides": [f"experiment.blocks={what.blocks}"], "seed": 1, "order": order,
