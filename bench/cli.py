@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.scenario import Scenario
 
 FAILED, USAGE, INVALID, INTERRUPTED = 1, 2, 3, 130
 
@@ -74,7 +77,7 @@ def run(
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
     """Run a scenario and write its report."""
-    from bench import experiment
+    from bench import experiment, floor
     from bench.progress import Progress
     from bench.scenario_toml import ScenarioError, load
 
@@ -89,18 +92,76 @@ def run(
     named = scenario or "duel"
     try:
         loaded = load(named, settings)
+        floors = floor.check(results, loaded, named)
     except ScenarioError as error:
         _fail(error, USAGE)
-    try:
-        folder = experiment.new_folder(results, loaded)
-    except OSError as error:
-        _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
+    folder = _new_folder(results, loaded)
 
     def carry_out() -> str:
         with Progress(loaded) as progress:
-            return experiment.run(loaded, named, settings, folder, progress)
+            return experiment.run(loaded, named, settings, folder, progress, floors=floors)
 
     _finish(folder, carry_out)
+
+
+def _new_folder(results: Path, scenario: Scenario) -> Path:
+    from bench import experiment
+
+    try:
+        return experiment.new_folder(results, scenario)
+    except OSError as error:
+        _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
+
+
+@app.command()
+def aa(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario or the path of a TOML file.")] = "duel",
+    arm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The arm to run against itself; default the first.")
+    ] = None,
+    overrides: Overrides = None,
+    results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
+) -> None:
+    """Run an arm against itself: how large a difference this machine shows where there is none.
+
+    The noise floor of every measure is printed, and later runs of the scenario in the same folder are held to it: a
+    smallest effect below it is refused.
+    """
+    from bench import experiment, floor
+    from bench.progress import Progress
+    from bench.scenario_toml import ScenarioError, load
+
+    try:
+        twice = floor.against_itself(load(scenario, overrides or []), arm, scenario)
+    except ScenarioError as error:
+        _fail(error, USAGE)
+    folder = _new_folder(results, twice)
+    own = next(iter(twice.arms))
+
+    def carry_out() -> str:
+        with Progress(twice) as progress:
+            return experiment.run(twice, scenario, overrides or [], folder, progress, command=["aa", "--arm", own])
+
+    _finish(folder, carry_out)
+    _show_floors(folder, twice, own, results)
+
+
+def _show_floors(folder: Path, scenario: Scenario, arm: str, results: Path) -> None:
+    """Print the noise floors by an A/A run, and remember them."""
+    from rich.console import Console
+
+    from bench import floor
+    from bench.metrics import summarize
+    from bench.record import read_run
+    from bench.verdict import conclude_run
+
+    run_ = read_run(folder)
+    conclusions = conclude_run(summarize(run_), run_.info["scenario"])
+    try:
+        floor.remember(results, floor.noise_of(conclusions, scenario, folder.name, arm))
+    except OSError as error:
+        _fail(f"{results}: the noise cannot be kept: {error.strerror}", FAILED)
+    floor.print_floors(conclusions, Console(highlight=False))
 
 
 def _seconds(text: str) -> float:

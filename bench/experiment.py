@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from bench.record import FORMAT, ROOFLINE, RUN_FILE, TRIALS, RecordError, Trial,
 from bench.scenario import Arm, Scenario
 from bench.scenario_toml import find
 from bench.trial import Cores, Place, TrialError, run_block
-from bench.validity import breaches, voided_too_many
+from bench.validity import breaches, reasons, voided_too_many
 
 VERSIONS_OF = ("aiohttp", "websockets", "uvloop", "httptools", "msgspec", "pandas", "scipy", "pyarrow", "matplotlib")
 RESUMABLE = ("running", "interrupted", "failed")
@@ -67,9 +67,19 @@ def new_folder(results: Path, scenario: Scenario) -> Path:
     raise FileExistsError(17, "a hundred runs of this name in one second", str(results / stem))
 
 
-def run(scenario: Scenario, named: str, overrides: Sequence[str], folder: Path, watcher: Watcher) -> str:
+def run(
+    scenario: Scenario,
+    named: str,
+    overrides: Sequence[str],
+    folder: Path,
+    watcher: Watcher,
+    *,
+    command: Sequence[str] = ("run",),
+    floors: Mapping[str, float] | None = None,
+) -> str:
     """Run the whole experiment into `folder`; `named` is the scenario as the user named it.
 
+    `command` is what does so, with its own options, and `floors` what is known of the noise, both for the record.
     Returns the state it ended in: `finished`, `interrupted`, or `invalid` when too many blocks were void. Ctrl-C lets
     the block under way finish; a second one, or SIGTERM, gives it up. Raises `TrialError` when a trial cannot be
     carried out; the blocks before it stay, and run.json says `failed`.
@@ -85,6 +95,8 @@ def run(scenario: Scenario, named: str, overrides: Sequence[str], folder: Path, 
         "scenario": msgspec.to_builtins(scenario),
         "source": named,
         "overrides": list(overrides),
+        "command": list(command),
+        "floors": dict(floors or {}),
         "seed": scenario.experiment.seed,
         "order": [],
         "voids": [],
@@ -211,13 +223,13 @@ class _Course:
             for one in facts
             for breach in breaches(one, self._plain, [other for other in facts if other is not one])
         ]
-        reasons = list(dict.fromkeys(f"{breach.text} {breach.advice}" for breach in found))
-        if reasons:
-            self._void(block, "validity", reasons)
+        why = reasons(found)
+        if why:
+            self._void(block, "validity", why)
         else:
             self._precision.add(trials)
         self._save("running")
-        self._watcher.ended(block, reasons, self._precision.widths())
+        self._watcher.ended(block, why, self._precision.widths())
 
     def _carry_out(self, scenario: Scenario, block: int, places: list[Place]) -> list[Trial]:
         began = time.monotonic()

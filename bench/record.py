@@ -154,6 +154,8 @@ class _Info(msgspec.Struct):
     source: str | None = None
     voids: list[_Void] = []
     spent_s: float = 0.0
+    command: list[str] = msgspec.field(default_factory=lambda: ["run"])
+    floors: dict[str, float] = {}
 
 
 class _Window(msgspec.Struct):

@@ -210,6 +210,8 @@ class _Reduction:
             checks=checks([t.facts for t in run.trials], scenario),
             cautions=[one.text for one in merge(self.cautions)],
             over_capacity=behind(self.behind, arms),
+            command=list(info.get("command", ("run",))),
+            floors=dict(info.get("floors", {})),
             ceilings=_ceilings(run),
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
         )

@@ -331,6 +331,17 @@ class Results(msgspec.Struct, kw_only=True):
     checks: Annotated[list[Check], Meta(description="What every validity rule saw at worst")] = []
     cautions: Annotated[list[str], Meta(description="What explains a figure without voiding it, a sentence each")] = []
     over_capacity: Annotated[list[OverCapacity], Meta(description="Servers that could not keep up")] = []
+    command: Annotated[list[str], Meta(description="The command of tokenwire that ran it, with its own options")] = [
+        "run"
+    ]
+    floors: Annotated[
+        dict[str, float],
+        Meta(
+            description="By primary measure, the smallest effect that this machine's noise leaves room for, as a run "
+            "of an arm against itself showed; empty where there was none",
+            extra_json_schema={"unit": "as in `unit` of the comparison, or a share"},
+        ),
+    ] = {}
     ceilings: Annotated[list[Ceiling], Meta(description="The roofline: a server without a library")] = []
 
 

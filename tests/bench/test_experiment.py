@@ -116,9 +116,10 @@ def test_a_faulty_block_is_void_and_runs_again(tmp_path: Path, machine: Machine)
     state, info, watcher = run(tmp_path, blocks=4)
     assert state == "finished"
     assert [block for block, _ in machine.ran] == [1, 2, 3, 4, 5]
-    text = "Time stolen: 9.0 %. Run at another time."
-    assert info["voids"] == [{"block": 2, "why": "validity", "reasons": [text]}]
-    assert watcher.ended_with[1] == (2, [text])
+    [void] = info["voids"]
+    assert (void["block"], void["why"]) == (2, "validity")
+    assert "Time stolen: 9.0 %." in void["reasons"][0]
+    assert watcher.ended_with[1] == (2, void["reasons"])
 
 
 def test_too_many_faulty_blocks_end_the_run_as_invalid(tmp_path: Path, machine: Machine) -> None:
