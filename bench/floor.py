@@ -157,8 +157,8 @@ def check(results: Path, scenario: Scenario, where: str) -> dict[str, float]:
         if smallest < floor:
             blocks = scenario.experiment.blocks
             raise ScenarioError(
-                f"{where}: primary.{name}.smallest_effect = {smallest:g}: below this machine's noise floor, {floor:.2g} "
-                f"at {blocks} blocks by `tokenwire aa`; use at least {_up(floor):g}, or more blocks"
+                f"{where}: primary.{name}.smallest_effect = {smallest:g}: below this machine's noise floor, "
+                f"{floor:.2g} at {blocks} blocks by `tokenwire aa`; use at least {_up(floor):g}, or more blocks"
             )
     return found
 

@@ -331,9 +331,9 @@ class Results(msgspec.Struct, kw_only=True):
     checks: Annotated[list[Check], Meta(description="What every validity rule saw at worst")] = []
     cautions: Annotated[list[str], Meta(description="What explains a figure without voiding it, a sentence each")] = []
     over_capacity: Annotated[list[OverCapacity], Meta(description="Servers that could not keep up")] = []
-    command: Annotated[list[str], Meta(description="The command of tokenwire that ran it, with its own options")] = [
-        "run"
-    ]
+    command: Annotated[list[str], Meta(description="The command of tokenwire that ran it, with its own options")] = (
+        msgspec.field(default_factory=lambda: ["run"])
+    )
     floors: Annotated[
         dict[str, float],
         Meta(
