@@ -40,6 +40,8 @@ SEED = 715_517
 WITHIN_US = 20.0
 CLOCK_MOVED_NS = 1_000
 NOT_PERMITTED = 4
+QUIET = 0.05
+"""Of a core for other programs: more of them on the driver's core show as its p99, by whole time slices."""
 SPANS = {"server": ("written_ns", "packet_ns"), "driver": ("packet_ns", "received_ns")}
 """What delivery, from `written_ns` to `received_ns`, is made of."""
 
@@ -95,8 +97,8 @@ def match(chunks: pd.DataFrame, captured: Captured) -> pd.DataFrame:
     return chunks.merge(packets[packets["completion_id"].isin(whole)], how="left", on=["completion_id", "chunk"])
 
 
-def checks(chunks: pd.DataFrame, captured: Captured) -> dict[str, int]:
-    """What could spoil a trial's figures, counted."""
+def checks(chunks: pd.DataFrame, captured: Captured) -> dict[str, float]:
+    """What could spoil a trial's figures, counted; and the driver's part, p99, us."""
     offsets = [mono - real for real, mono in captured.clocks]
     disorder = (chunks["packet_ns"] < chunks["written_ns"]) | (chunks["received_ns"] < chunks["packet_ns"])
     return {
@@ -104,13 +106,14 @@ def checks(chunks: pd.DataFrame, captured: Captured) -> dict[str, int]:
         "out_of_order": int(disorder.sum()),
         "split": captured.split,
         "clock_moved_ns": max(offsets) - min(offsets),
+        "driver_p99": float((chunks["received_ns"] - chunks["packet_ns"]).dropna().astype(float).quantile(0.99)) / 1e3,
     }
 
 
 def others_s() -> float:
     """CPU time that programs other than this one and its ended children have used since the machine's start, s."""
     machine, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return machine.user + machine.nice + machine.system - sum(own[:4])
+    return float(machine.user + machine.nice + machine.system - sum(own[:4]))
 
 
 def measure(blocks: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -210,7 +213,13 @@ def report(chunks: pd.DataFrame, checked: pd.DataFrame, file: Path | None) -> No
         console.print("PACKETS WERE LOST: streams without all of theirs are in no figure above but the last.")
     if total["out_of_order"]:
         console.print("STAMPS OUT OF ORDER: a packet before it was written or after it was received.")
+    quiet = checked[checked["others"] < QUIET]
     console.print(f"Other programs used {checked['others'].max():.0%} of a core at most in a captured trial.")
+    if len(quiet):
+        least, most = quiet["driver_p99"].min(), quiet["driver_p99"].max()
+        console.print(
+            f"Below {QUIET:.0%} were {len(quiet)} of {len(checked)}: a trial's driver p99 {least:.0f} to {most:.0f} us."
+        )
     moved = checked["clock_moved_ns"].max()
     steady = "steady" if moved <= CLOCK_MOVED_NS else "NOT STEADY, stamps are only as good as the readings between"
     console.print(f"Realtime less monotonic clock moved by {moved} ns at most within a trial: {steady}.")
