@@ -184,8 +184,8 @@ def judge(comparison: Comparison, p_holm: float, tests: int) -> Judged:
 def _to_decide(differences: Floats, middle: float, bound: float, tests: int) -> int | None:
     """How many blocks would probably decide, if they went on like these; None for more than `MOST_BLOCKS`.
 
-    A difference beyond the bound has to be significant after Holm, one within it has to leave room for the interval,
-    each with chance 0.8 by the normal approximation.
+    A difference beyond the bound has to be significant after Holm, one within it has to leave room for the interval at
+    either end; with chance 0.8, by the normal approximation.
     """
     low, high = interval(differences, 0.90) or (0.0, 0.0)
     n = len(differences)
@@ -194,7 +194,7 @@ def _to_decide(differences: Floats, middle: float, bound: float, tests: int) -> 
         needed = ((norm.ppf(1 - ALPHA / tests / 2) + norm.ppf(0.8)) * spread / abs(middle)) ** 2
     else:
         room = max(bound - abs(middle), bound * 1e-3)
-        needed = ((norm.ppf(0.95) + norm.ppf(0.8)) * spread / room) ** 2
+        needed = ((norm.ppf(0.95) + norm.ppf(0.9)) * spread / room) ** 2
     found = max(n + 1, math.ceil(needed))
     return found if found <= MOST_BLOCKS else None
 
