@@ -85,7 +85,7 @@ def load(phase: Phase) -> str:
 def command(summary: Summary) -> str:
     """The command line that runs the same again."""
     sets = [part for override in summary.overrides for part in ("--set", override)]
-    return shlex.join(["tokenwire", "run", summary.source, *sets])
+    return shlex.join(["tokenwire", *summary.command, summary.source, *sets])
 
 
 def setting(value: Any) -> str:

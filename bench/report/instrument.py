@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bench.metrics import Summary
 from bench.report.describe import setting
-from bench.report.numbers import count, number
+from bench.report.estimates import factor_of, unit_of
+from bench.report.numbers import count, listed, number
 
 _GIB = 1 << 30
 
@@ -34,9 +35,23 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("Transport", "HTTP/1.1 and WebSocket over TCP on loopback, without TLS"),
         ("Clock", "CLOCK_MONOTONIC of one machine for driver and server; one stamp per socket read, before parsing"),
     ]
+    if _floors(summary):
+        found.append(
+            ("Noise floor", f"{listed(_floors(summary))}: the smallest effects that this machine can work with")
+        )
     drivers = {setting(a.driver) for a in summary.arms if a.driver}
     found += [("Driver", text) for text in sorted(drivers)]
     return found
+
+
+def _floors(summary: Summary) -> list[str]:
+    """What the noise leaves room for, by primary measure: `first-token 0.08 ms`."""
+    primary = {c.primary: c for c in summary.conclusions.primary} if summary.conclusions else {}
+    return [
+        f"{name} {number(floor * factor_of(primary[name]), 2)} {unit_of(primary[name])}"
+        for name, floor in summary.floors.items()
+        if name in primary
+    ]
 
 
 def servers(summary: Summary) -> list[tuple[str, list[str]]]:

@@ -48,7 +48,7 @@ def validity(summary: Summary) -> Iterator[Finding]:
 
 
 def _sentences(reasons: list[str]) -> str:
-    return "; ".join([r.strip().rstrip(".") for r in reasons if r.strip()] or ["no reason was recorded"]) + "."
+    return " ".join(f"{r.strip().rstrip('.')}." for r in reasons if r.strip()) or "no reason was recorded."
 
 
 def results(summary: Summary) -> Iterator[Finding]:
@@ -56,12 +56,22 @@ def results(summary: Summary) -> Iterator[Finding]:
     labels = {a.name: a.label for a in summary.arms}
     for over in summary.over_capacity:
         trials = f"{over.trials} of {count(over.of_trials, 'trial')}"
-        yield Finding(
-            f"{labels[over.arm]} was over capacity in {trials}: {over.text.rstrip('.')}. That is a result, no fault.",
-            lead=f"Phase {over.phase}",
-        )
+        _, text = _placed(summary, over.text)
+        yield Finding(f"{labels[over.arm]} was over capacity in {trials}. {text}", lead=f"Phase {over.phase}")
     for caution in summary.cautions:
-        yield Finding(f"{caution.rstrip('.')}.", lead="Caution")
+        place, text = _placed(summary, caution)
+        yield Finding(text, lead=f"Caution{place}")
+
+
+def _placed(summary: Summary, text: str) -> tuple[str, str]:
+    """A text that begins with phase and arm by their names as its place, for people, and the rest as a sentence."""
+    place = ""
+    for phase in summary.phases:
+        for arm in summary.arms:
+            begin = f"{phase.name}, {arm.name}: "
+            if text.startswith(begin):
+                place, text = f", phase {phase.name}, {arm.label}", text.removeprefix(begin)
+    return place, _sentences([text[:1].upper() + text[1:]])
 
 
 def rules_grid(summary: Summary) -> Grid | None:

@@ -173,6 +173,12 @@ def test_the_command_to_run_again_names_what_was_run(tmp_path: Path, source: str
     assert told == ["tokenwire", "run", source or "chat", "--set", "experiment.blocks=1"]
 
 
+def test_the_command_of_a_run_of_an_arm_against_itself_is_that_one(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path / "run", Synthetic(blocks=1, phases=("unpaced",)))
+    summary.command = ["aa", "--arm", "sse-aiohttp"]
+    assert describe.command(summary).startswith("tokenwire aa --arm sse-aiohttp chat --set")
+
+
 def test_a_delay_before_the_first_token_is_told_though_gaps_have_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("unpaced",)))
     info = json.loads((folder / "run.json").read_text())

@@ -31,6 +31,7 @@ from bench.report import build, html, json_, markdown
 from bench.report.charts import charts_of, forest, inline
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.findings import findings
+from bench.report.instrument import facts
 from bench.report.tables import phase_tables
 from bench.report.terminal import print_summary
 from bench.report.validity import rules_grid, voids_grid
@@ -323,15 +324,27 @@ def test_voided_blocks_that_ran_again_are_told_without_alarm(summary: Summary) -
 
 
 def test_what_servers_could_not_do_is_a_finding_and_so_are_cautions(summary: Summary) -> None:
-    summary.over_capacity = [OverCapacity("unpaced", "ws-websockets", 1, 10, "lateness grew to 48 ms")]
-    summary.cautions = ["The frequency changed between blocks"]
+    seen = "unpaced, ws-websockets: the server could not keep up: its lateness grew (in 1 trial). This is a result."
+    summary.over_capacity = [OverCapacity("unpaced", "ws-websockets", 1, 10, seen)]
+    summary.cautions = [
+        "cold, ws-aiohttp: 1.2 % of its gaps took 40 ms. Flush.",
+        "The frequency changed between blocks",
+    ]
     wanted = (
-        "Phase unpaced: WebSocket on websockets was over capacity in 1 of 10 trials: lateness grew to 48 ms.",
+        "Phase unpaced: WebSocket on websockets was over capacity in 1 of 10 trials. The server could not keep up: its "
+        "lateness grew (in 1 trial). This is a result.",
+        "Caution, phase cold, WebSocket on aiohttp: 1.2 % of its gaps took 40 ms. Flush.",
         "Caution: The frequency changed between blocks.",
     )
     for text in outputs(summary).values():
         for words in wanted:
             assert words in text.replace("**", "")
+
+
+def test_the_noise_floor_is_among_the_facts(summary: Summary) -> None:
+    summary.conclusions = concluded(FIRST, compared(**(CPU | LESS)))
+    summary.floors = {"first-token": 0.08, "cpu": 0.021, "gone": 1.0}
+    assert dict(facts(summary))["Noise floor"].startswith("first-token 0.08 ms and cpu 2.10 %: the smallest effects")
 
 
 def test_ceilings_stand_below_the_figures_they_limit(summary: Summary) -> None:
