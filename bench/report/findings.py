@@ -33,8 +33,8 @@ def _trust(summary: Summary) -> list[Finding]:
     ]
     if summary.trials_finished < summary.trials_planned:
         found.append(
-            f"{_state(summary)}{summary.trials_finished} of {summary.trials_planned} trials are here, and figures are "
-            "over those."
+            f"{_state(summary)}{summary.trials_finished} of {summary.trials_planned} trials "
+            f"{'count' if summary.voids else 'are here'}, and figures are over those."
         )
     uneven = [a for a in summary.arms if a.trials < max(b.trials for b in summary.arms)]
     if uneven:

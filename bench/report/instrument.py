@@ -31,7 +31,10 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("Mode", summary.mode),
         ("Seed", str(summary.seed)),
-        ("Order", f"{count(summary.blocks_planned, 'block')}, every arm once in each, in random order"),
+        (
+            "Order",
+            f"{count(summary.blocks_planned, 'block')}, in each all arms side by side, taking turns in random order",
+        ),
         ("Transport", "HTTP/1.1 and WebSocket over TCP on loopback, without TLS"),
         ("Clock", "CLOCK_MONOTONIC of one machine for driver and server; one stamp per socket read, before parsing"),
     ]

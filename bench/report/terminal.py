@@ -76,11 +76,12 @@ def _print_verdicts(summary: Summary, console: Console, width: int) -> None:
         if c.contrast != of:
             of = c.contrast
             console.print(Text(against(summary, c), style="bold"), width=width)
-        line = Table.grid(padding=(0, 1, 0, 0), pad_edge=True)
+        line = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
         line.add_column(width=_CHIP, no_wrap=True)
         line.add_column()
         chip = Text(verdict.chip, style=_COLOURS.get(verdict.verdict, ""))
-        line.add_row(chip, Text(f"{c.phase} {about(c)}: {brief(c)}{_remark(c)}"))
+        what = f"{c.phase} {about(c)}".replace(" (", ", ").replace(")", "")
+        line.add_row(chip, Text(f"{what}: {brief(c)}{_remark(c)}"))
         console.print(line, width=width)
     console.print(
         Text(f"Verdicts are for {conditions(summary)}; intervals: 95 %, equivalent 90 %.", style="dim"), width=width

@@ -33,8 +33,9 @@ def validity(summary: Summary) -> Iterator[Finding]:
     voided = [v for v in summary.voids if v.why == "validity"]
     if voided and summary.state != "invalid":
         yield Finding(f"{_voided(summary)}, not a server; {'it does' if len(voided) == 1 else 'they do'} not count.")
+    said: set[str] = set()
     for void in voided[:_SHOWN]:
-        yield Finding(f"Block {void.block}: {_sentences(void.reasons)}")
+        yield Finding(f"Block {void.block}: {_once(_sentences(void.reasons), said)}")
     if len(voided) > _SHOWN:
         more = len(voided) - _SHOWN
         reasons = "The reason of one more is" if more == 1 else f"The reasons of {more} more are"
@@ -45,6 +46,16 @@ def validity(summary: Summary) -> Iterator[Finding]:
         yield Finding(
             f"{which} interrupted before all arms had run and {'does' if len(stopped) == 1 else 'do'} not count."
         )
+
+
+def _once(text: str, said: set[str]) -> str:
+    """The text without the advice that was said before: sentences without a figure that are in `said`, which grows."""
+    kept = []
+    for sentence in text.removesuffix(".").split(". "):
+        if sentence not in said or any(c.isdigit() for c in sentence):
+            kept.append(f"{sentence}.")
+        said.add(sentence)
+    return " ".join(kept) or text
 
 
 def _sentences(reasons: list[str]) -> str:

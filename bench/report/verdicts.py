@@ -63,7 +63,7 @@ def verdicts(summary: Summary) -> list[Told]:
         return []
     primary = conclusions.primary
     if not primary:
-        return [Told("none", "", "The scenario names no primary measure that was measured, so there is none to give.")]
+        return [Told("none", "", "No primary measure was compared, so no verdict is given.")]
     few = {len(c.blocks) for c in primary}
     if all(c.verdict == "none" for c in primary) and len(few) == 1:
         return [Told("none", "", f"{_too_few(conclusions, few.pop())} The estimates so far are in the table below.")]

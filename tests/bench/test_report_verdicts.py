@@ -167,6 +167,13 @@ def test_under_eight_blocks_there_is_one_sentence_and_no_verdict(summary: Summar
         assert not re.search(r"None|nan\b", text), name
 
 
+def test_without_primary_measures_there_is_no_verdict_and_no_table(summary: Summary) -> None:
+    summary.conclusions = concluded()
+    assert verdict_grid(summary) is None
+    assert not forest.make(summary)
+    assert all("No primary measure was compared, so no verdict is given." in text for text in outputs(summary).values())
+
+
 def test_what_a_verdict_holds_for_is_one_line_of_every_output(summary: Summary) -> None:
     summary.conclusions = concluded(FIRST)
     assert conditions(summary) == "mode equal, HTTP/1.1, aiohttp 3.14.1, websockets 16.0"
@@ -282,7 +289,7 @@ def spoilt(summary: Summary) -> Summary:
     summary.conclusions = concluded(FIRST)
     summary.blocks_whole = 6
     reason = (
-        "cold, ws-aiohttp: the driver waited 0.21 % of the time for its core, 0.1 % is allowed; close other programs"
+        "cold, ws-aiohttp: the driver waited 0.21 % of the time for its core, 0.1 % is allowed. Close other programs."
     )
     summary.voids = [Void(n, "validity", [reason]) for n in (2, 3, 5, 9)] + [Void(11, "interrupted", [])]
     summary.checks = [Check("wait", "Driver waiting for its core", "cold", "ws-aiohttp", 3, 0.21, 0.1, "%", 4)]
@@ -308,8 +315,11 @@ def test_an_invalid_run_opens_with_that_and_gives_no_verdict(summary: Summary) -
 
 def test_voided_blocks_that_ran_again_are_told_without_alarm(summary: Summary) -> None:
     spoilt(summary)
+    summary.voids[1].reasons[:] = ["The clock drifted by 900 ppm. Close other programs."]
     first, *rest = findings(summary)
     assert first.text == "4 of 10 blocks were voided because the instrument failed, not a server; they do not count."
+    assert rest[0].text.endswith("is allowed. Close other programs.")
+    assert rest[1].text == "Block 3: The clock drifted by 900 ppm."
     assert any(f.text == "Block 11 was interrupted before all arms had run and does not count." for f in rest)
     assert not any(f.grave for f in (first, *rest))
     voids, rules = voids_grid(summary), rules_grid(summary)
