@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.metrics import FEWEST_BEYOND, MEASURES, Summary
 from bench.report import describe, instrument
@@ -72,7 +72,8 @@ def _drawn(charts: list[Chart], phase: str) -> list[tuple[Chart, Markup]]:
     return [(c, Markup(inline(c))) for c in charts if c.phase == phase]
 
 
-def _unbroken(text: str) -> str:
-    """Keep numbers and their units, and p-values, on a line."""
+def _unbroken(text: str) -> Markup:
+    """Keep numbers and their units, and p-values, on a line; what stands between backticks is code."""
     text = re.sub(r"(?<=\d) (?=(?:%|ms\b|µs\b))", "\u00a0", text)
-    return re.sub(r"\bp ([=<]) (?=\d)", "p\u00a0\\1\u00a0", text)
+    text = re.sub(r"\bp ([=<]) (?=\d)", "p\u00a0\\1\u00a0", text)
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

@@ -242,7 +242,7 @@ def test_the_forest_shows_a_panel_per_measure_and_reads_aloud(summary: Summary) 
     for text in (
         "Phase cold, first token excess (median)",
         "WebSocket on aiohttp: slower →",
-        "← WebSocket on aiohttp: less",
+        "← less",
     ):
         assert text in drawing
     assert "+0.32 ms, 95 % interval 0.20 to 0.40 ms, slower." in chart.alt
@@ -315,11 +315,11 @@ def test_an_invalid_run_opens_with_that_and_gives_no_verdict(summary: Summary) -
 
 def test_voided_blocks_that_ran_again_are_told_without_alarm(summary: Summary) -> None:
     spoilt(summary)
-    summary.voids[1].reasons[:] = ["The clock drifted by 900 ppm. Close other programs."]
+    summary.voids[1].reasons[:] = ["The clock drifted by 900 ppm. See `tokenwire doctor`. Close other programs."]
     first, *rest = findings(summary)
     assert first.text == "4 of 10 blocks were voided because the instrument failed, not a server; they do not count."
     assert rest[0].text.endswith("is allowed. Close other programs.")
-    assert rest[1].text == "Block 3: The clock drifted by 900 ppm."
+    assert rest[1].text == "Block 3: The clock drifted by 900 ppm. See `tokenwire doctor`."
     assert any(f.text == "Block 11 was interrupted before all arms had run and does not count." for f in rest)
     assert not any(f.grave for f in (first, *rest))
     voids, rules = voids_grid(summary), rules_grid(summary)
@@ -330,6 +330,7 @@ def test_voided_blocks_that_ran_again_are_told_without_alarm(summary: Summary) -
     assert rule[:4] == ["Driver waiting for its core", "cold", "0.210 %", "0.1 %"]
     assert rule[4:] == ["WebSocket on aiohttp, block 3", "beyond it in 4 trials"]
     page = html.render(summary, [])
+    assert "<code>tokenwire doctor</code>" in page
     assert page.index("Can the instrument be trusted?</h3>") < page.index("Driver waiting for its core")
 
 

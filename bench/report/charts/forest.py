@@ -16,6 +16,8 @@ from bench.report.verdicts import CHIPS, given
 
 _ROOM = 56
 """Characters of names above a row."""
+_LONGEST = 32
+"""Characters of a name that fit below, beside what the left side means."""
 _Panels = dict[str, list[Comparison]]
 
 
@@ -106,15 +108,14 @@ def _frame(axes: Axes, summary: Summary, own: list[Comparison], bound: float) ->
     axes.set_ylim(-len(own) + 0.55, 0.62)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    single = len({c.other for c in own}) == 1
-    who = labels(summary, first)[0] if single else "first named"
+    known = labels(summary, first)[0]
+    who = known if len({c.other for c in own}) == 1 and len(known) <= _LONGEST else "first named"
     way = way_of(first.measure)
-    title = f"{where(first)}, {about(first)}"
+    title = f"{where(first)}, {about(first)}, {unit_of(first)}"
     axes.set_title(title if len(own) > 1 else f"{title}\n{_names(summary, own)[0]}", loc="left", fontsize=10)
-    axes.set_xlabel(unit_of(first))
-    for text, place, side in ((f"← {who}: {way.less}", 0.0, "left"), (f"{who}: {way.more} →", 1.0, "right")):
-        axes.annotate(
-            text, (place, 0), xycoords="axes fraction", xytext=(0, -29), textcoords="offset points", ha=side,
-            va="center", fontsize=9.5, color=MUTED,
-        )  # fmt: skip
+    axes.set_xlabel(f"{who}: {way.more} →", loc="right", fontsize=9.5, color=MUTED)
+    axes.annotate(
+        f"← {way.less}", (0, 0), xycoords="axes fraction", xytext=(0, -25), textcoords="offset points", va="center",
+        fontsize=9.5, color=MUTED,
+    )  # fmt: skip
     grid(axes)
