@@ -29,7 +29,7 @@ import uvloop
 
 from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
 from bench.drivers.connection import Connection
-from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Step, Tick, Waits, request_body
+from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Slice, Step, Tick, Waits, request_body
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import RawLog, StreamRecord
 from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Open, Steps
@@ -375,7 +375,7 @@ class Driver:
             facts.server_rss_start = memory_bytes(pid)
         facts.driver_rss_start = memory_bytes(os.getpid())
         self._measuring = True
-        before, clocks_before = self._used(), clocks()
+        before, clocks_before, chunks = self._used(), clocks(), self._counters.chunks
         facts.window_start_ns = monotonic_ns()
         try:
             yield facts.window_start_ns
@@ -386,6 +386,15 @@ class Driver:
             _, facts.clock_raw_ns, facts.clock_boot_ns = map(_since, clocks_before, clocks())
             used = map(_since, before, self._used())
             facts.server_cpu_ns, facts.driver_cpu_ns, facts.server_wait_ns, facts.driver_wait_ns, facts.steal_ns = used
+            facts.slices = [
+                Slice(
+                    facts.window_start_ns,
+                    facts.window_end_ns,
+                    self._counters.chunks - chunks,
+                    facts.server_cpu_ns,
+                    facts.driver_cpu_ns,
+                )
+            ]
             facts.steal_cores = len(self._plan.pinned or ()) or len(os.sched_getaffinity(0))
             self._sample_memory()
 
@@ -449,6 +458,7 @@ def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
         peak_open=fuller.peak_open,
         steal_cores=b.steal_cores,
         steps=a.steps,
+        slices=a.slices + b.slices,
         **{name: _sum(getattr(a, name), getattr(b, name)) for name in ADD_UP},
     )
 

@@ -61,6 +61,16 @@ class Step(msgspec.Struct):
     within_limit: bool
 
 
+class Slice(msgspec.Struct):
+    """One turn of a phase: what it took, and the content chunks that were received in it."""
+
+    start_ns: int
+    end_ns: int
+    chunks: int
+    server_cpu_ns: int
+    driver_cpu_ns: int
+
+
 class PhaseFacts(msgspec.Struct):
     """What a phase cost and how well the driver kept its promises. Times CLOCK_MONOTONIC ns, sizes bytes."""
 
@@ -93,6 +103,7 @@ class PhaseFacts(msgspec.Struct):
     loop_lag_p99_ns: int = 0
     loop_lag_max_ns: int = 0
     steps: list[Step] = []
+    slices: list[Slice] = []
 
 
 class Waits(msgspec.Struct, tag="waits", tag_field="event"):

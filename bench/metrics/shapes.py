@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.measures import FEWEST_BEYOND
@@ -58,7 +60,15 @@ class Shapes:
     slice_s: dict[str, float] = field(default_factory=dict)
     courses: dict[tuple[Group, str], list[tuple[Floats, Floats]]] = field(default_factory=dict)
 
-    def add(self, group: Group, streams: pd.DataFrame, chunks: pd.DataFrame, start_ns: int, *, sample: bool) -> None:
+    def add(
+        self,
+        group: Group,
+        streams: pd.DataFrame,
+        chunks: pd.DataFrame,
+        turns: Sequence[tuple[int, int]],
+        *,
+        sample: bool,
+    ) -> None:
         """Take in the streams and chunks of one trial in one group; `sample` keeps the first for the timeline."""
         for measure, frame in (("ttft_excess", streams), ("gap_excess", chunks)):
             self._count((group, measure), floats(frame[measure]))
@@ -71,7 +81,7 @@ class Shapes:
                 self.spectra.setdefault((group, measure), []).append(found)
         for whole, steps in breakdowns(streams, chunks).items():
             self.steps.setdefault((group, whole), {})[int(streams["block"].iloc[0])] = steps
-        self._course(group, chunks, start_ns)
+        self._course(group, chunks, turns)
         if sample:
             self._sample(group, streams, chunks)
 
@@ -80,10 +90,10 @@ class Shapes:
         counted = np.histogram(values, EDGES)[0].astype(np.float64)
         self.counts[key] = self.counts[key] + counted if key in self.counts else counted
 
-    def _course(self, group: Group, chunks: pd.DataFrame, start_ns: int) -> None:
+    def _course(self, group: Group, chunks: pd.DataFrame, turns: Sequence[tuple[int, int]]) -> None:
         if chunks.empty:
             return
-        second = floats(chunks["received_ns"] - start_ns) / 1e9
+        second = _own_seconds(chunks["received_ns"].to_numpy(dtype=np.int64), turns)
         width = self.slice_s.setdefault(group.phase, _nice(float(second.max()) / _TIME_BINS))
         place = np.floor(np.maximum(second, 0) / width).astype(np.int64)
         for measure in ("lateness", "delivery"):
@@ -126,6 +136,15 @@ class Shapes:
         """Lowest, median and highest trial (ms) at every fraction of `SPECTRUM`; NaN where a trial has too few."""
         trials = self.spectra.get((group, measure))
         return _over_trials(trials, every=True) if trials else None
+
+
+def _own_seconds(stamps_ns: npt.NDArray[np.int64], turns: Sequence[tuple[int, int]]) -> Floats:
+    """When, in seconds of the arm's own time: its turns of the phase (start and end, ns) put one after another."""
+    starts, ends = (np.array(side, dtype=np.int64) for side in zip(*turns, strict=True))
+    before = np.concatenate(([0], np.cumsum(ends - starts)[:-1]))
+    turn = np.maximum(np.searchsorted(starts, stamps_ns, side="right") - 1, 0)
+    own: Floats = (before[turn] + stamps_ns - starts[turn]) / 1e9
+    return own
 
 
 def _over_trials(trials: list[Floats], *, every: bool = False) -> tuple[Floats, Floats, Floats]:

@@ -151,7 +151,7 @@ class _Reduction:
             totals = np.array([some["got_tokens"].sum(), *(floats(some[c]).sum() for c in _BYTES)], dtype=np.float64)
             self.bytes[group] = self.bytes.get(group, np.zeros(len(totals))) + totals
             if self._limit(phase) is None and validity.paced(self.scenario, phase):
-                self.shapes.add(group, some, own, int(facts["window_start_ns"]), sample=block == self.sample_block)
+                self.shapes.add(group, some, own, _turns(facts), sample=block == self.sample_block)
 
     def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
         account = self.accounts.setdefault((phase, arm), Account(phase, arm))
@@ -233,6 +233,12 @@ def _planned(run: Run) -> int:
     experiment = run.info["scenario"]["experiment"]
     begun = len(run.info["order"]) - len(run.void)
     return begun if experiment.get("budget_s") else max(begun, int(experiment.get("blocks", begun)))
+
+
+def _turns(facts: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Start and end of every turn of a phase, ns; a record from before there were turns has one."""
+    turns = [(int(turn["start_ns"]), int(turn["end_ns"])) for turn in facts.get("slices") or ()]
+    return turns or [(int(facts["window_start_ns"]), int(facts["window_end_ns"]))]
 
 
 def _has_gaps(step: Mapping[str, Any]) -> bool:
