@@ -32,8 +32,10 @@ ABOVE = {
     "bench.drivers": {"bench.trial", "bench.experiment", "bench.record", "bench.metrics", "bench.report"},
     "bench.record": {"bench.metrics", "bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.metrics": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
-    "bench.trial": {"bench.experiment", "bench.report", "bench.metrics", "bench.cli"},
-    "bench.experiment": {"bench.report", "bench.metrics", "bench.cli"},
+    "bench.paired": {"bench.metrics", "bench.verdict"},
+    "bench.verdict": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
+    "bench.trial": {"bench.experiment", "bench.report", "bench.metrics", "bench.verdict", "bench.cli"},
+    "bench.experiment": {"bench.report", "bench.cli"},
     "bench.report": {"bench.experiment", "bench.trial", "bench.drivers", "bench.cli"},
 }
 """Module -> those that stand above it, which it must not import."""
