@@ -188,6 +188,8 @@ def _finish(folder: Path, carry_out: Callable[[], str]) -> None:
         state = carry_out()
     except RecordError as error:
         _fail(error, USAGE)
+    except OSError as error:
+        _fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
     except TrialError as error:
         failure = error
     nothing = _show(folder)

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from bench import machine
 from bench.files import write_whole
-from bench.measures import MEASURES
+from bench.measures import MEASURES, streams_of
 from bench.metrics import Comparison, Conclusions
-from bench.paired import noise_floor
+from bench.paired import FEWEST_BLOCKS, noise_floor
 from bench.scenario import Contrast, Scenario
 from bench.scenario_toml import ScenarioError
 
@@ -128,17 +128,19 @@ def _known(results: Path) -> list[Noise]:
 
 
 def floors(results: Path, scenario: Scenario) -> dict[str, float]:
-    """The floor of every primary measure at the scenario's number of blocks, the highest known; none where unknown.
+    """The floor of every primary measure at the scenario's number of blocks, the highest known.
 
-    With a budget the number is not known beforehand, so the fewest that allow a verdict count.
+    None where nothing is known, under the blocks that a verdict needs, and with a budget, which takes as many blocks as
+    narrow intervals need.
     """
+    if scenario.experiment.budget_s is not None or scenario.experiment.blocks < FEWEST_BLOCKS:
+        return {}
     mine, work = machine.describe(), work_of(scenario)
     known = [noise for noise in _known(results) if noise.machine == mine and noise.work == work]
     found: dict[str, float] = {}
     for name, primary in scenario.primary.items():
         measure = MEASURES[primary.measure]
-        connections = scenario.phases[primary.phase].connections
-        where = "all" if measure.level == "window" else primary.temperature or connections
+        where = streams_of(primary.measure, primary.temperature, scenario.phases[primary.phase].connections)
         key = key_of(primary.phase, where, primary.measure, primary.statistic)
         for noise in known:
             if key in noise.differences:

@@ -154,3 +154,13 @@ MEASURES: dict[str, Measure] = {
 def fraction(statistic: str) -> float:
     """Turn `"p99.9"` into 0.999."""
     return float(statistic.removeprefix("p")) / 100
+
+
+def streams_of(key: str, asked: str | None, connections: str) -> Literal["cold", "warm", "all"]:
+    """Which streams a primary measure is about: those asked for, else those that the phase's connections make.
+
+    A measure of the whole window is about all.
+    """
+    if MEASURES[key].level == "window":
+        return "all"
+    return "cold" if (asked or connections) == "cold" else "warm"

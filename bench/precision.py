@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.measures import MEASURES
+from bench.measures import MEASURES, streams_of
 from bench.metrics import Value, values_of
 from bench.paired import FEWEST_BLOCKS, estimate, interval
 from bench.record import Trial
@@ -57,8 +57,8 @@ class Precision:
         for trial in trials:
             values = values_of(trial, self._plain)
             for name, primary in self._scenario.primary.items():
-                window = MEASURES[primary.measure].level == "window"
-                where = "all" if window else primary.temperature or self._scenario.phases[primary.phase].connections
+                connections = self._scenario.phases[primary.phase].connections
+                where = streams_of(primary.measure, primary.temperature, connections)
                 wanted = (primary.phase, where, primary.measure, primary.statistic, 0)
                 for v in values:
                     if (v.phase, v.temperature, v.measure, v.statistic, v.users) == wanted:

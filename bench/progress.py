@@ -152,6 +152,8 @@ class Progress:
 def _width(width: Width) -> str:
     """`first-token, protocol: +0.31 ± 0.08 ms (smallest effect 0.1 ms)`. What it means is for the report to say."""
     scale, unit = (1, width.unit) if width.unit else (100, "%")
-    reach = "too few blocks for an interval" if width.half90 is None else f"± {width.half90 * scale:.2g} {unit}"
     smallest = f"smallest effect {width.smallest_effect * scale:g} {unit}"
-    return f"{width.primary}, {width.contrast}: {width.estimate * scale:+.2f} {reach} ({smallest})"
+    middle = f"{width.primary}, {width.contrast}: {width.estimate * scale:+.2f}"
+    if width.half90 is None:
+        return f"{middle} {unit}, too few blocks for an interval ({smallest})"
+    return f"{middle} ± {width.half90 * scale:.2g} {unit} ({smallest})"

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from scipy.stats import norm
 
-from bench.measures import MEASURES
+from bench.measures import MEASURES, streams_of
 from bench.metrics import Account, Comparison, Conclusions, Counter, Summary, Value, Verdict
 from bench.paired import FEWEST_BLOCKS, Floats, estimate, holm, interval, sign_flip_p
 from bench.scenario import Contrast, Primary
@@ -79,10 +79,8 @@ def whole_blocks(summary: Summary) -> set[int]:
 
 
 def _temperature(summary: Summary, primary: Primary) -> str:
-    if MEASURES[primary.measure].level == "window":
-        return "all"
     phase = next(p for p in summary.phases if p.name == primary.phase)
-    return primary.temperature or str(phase.settings["connections"])
+    return streams_of(primary.measure, primary.temperature, str(phase.settings["connections"]))
 
 
 def paired(baseline: Value, other: Value, whole: set[int], kind: Kind) -> tuple[list[int], Floats]:

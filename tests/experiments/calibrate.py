@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from bench import experiment
-from bench.measures import MEASURES
+from bench.measures import streams_of
 from bench.metrics import Summary, Value, summarize
 from bench.progress import Progress
 from bench.record import read_run
@@ -75,8 +75,7 @@ def recorded(folder: Path) -> Recorded:
     primary = msgspec.convert(run.info["scenario"]["primary"], dict[str, Primary])
     values = {}
     for name, one in primary.items():
-        window = MEASURES[one.measure].level == "window"
-        where = "all" if window else str(run.info["scenario"]["phases"][one.phase]["connections"])
+        where = streams_of(one.measure, one.temperature, run.info["scenario"]["phases"][one.phase]["connections"])
         for arm in summary.arms:
             value = summary.get(one.phase, arm.name, where, one.measure, one.statistic)
             if value is not None:
