@@ -96,12 +96,25 @@ def run(
     except ScenarioError as error:
         _fail(error, USAGE)
     folder = _new_folder(results, loaded)
+    _warn_of_machine(results)
 
     def carry_out() -> str:
         with Progress(loaded) as progress:
             return experiment.run(loaded, named, settings, folder, progress, floors=floors)
 
     _finish(folder, carry_out)
+
+
+def _warn_of_machine(results: Path) -> None:
+    """Say in a line each what about this machine would make results invalid, as far as that is seen at a glance."""
+    from bench import doctor
+
+    for finding in doctor.quick(results):
+        if finding.status is doctor.Status.PROBLEM:
+            print(
+                f"tokenwire: {finding.name}: {finding.seen}; wanted: {finding.wanted}. {finding.advice}",
+                file=sys.stderr,
+            )
 
 
 def _new_folder(results: Path, scenario: Scenario) -> Path:

@@ -70,6 +70,7 @@ class Precision:
             self._found[arm, name] = value
         else:
             known.per_trial.extend(value.per_trial)
+            known.per_slice.extend(value.per_slice)
             known.blocks.extend(value.blocks)
 
     def widths(self) -> list[Width]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, trim_mean
 
 from bench.measures import MEASURES, streams_of
 from bench.metrics import Account, Comparison, Conclusions, Counter, Summary, Value, Verdict
@@ -84,16 +84,32 @@ def _temperature(summary: Summary, primary: Primary) -> str:
 
 
 def paired(baseline: Value, other: Value, whole: set[int], kind: Kind) -> tuple[list[int], Floats]:
-    """The blocks that both have and their differences: other - baseline, or the logarithm of other / baseline."""
-    theirs = dict(zip(other.blocks, other.per_trial, strict=True))
-    own = dict(zip(baseline.blocks, baseline.per_trial, strict=True))
-    blocks = [block for block in own if block in theirs and block in whole]
-    a, b = (np.array([side[block] for block in blocks], dtype=np.float64) for side in (own, theirs))
+    """The blocks that both have and their differences: other - baseline, or the logarithm of other / baseline.
+
+    Where a phase was in slices, the logarithm is that of its typical pair of slices: arms took turns, so that the k-th
+    of one stands next to the k-th of the other in time, and what slowed the machine for a moment slowed both.
+    """
+    there = [block for block in baseline.blocks if block in set(other.blocks) & whole]
+    a, b = (_of_blocks(value, there) for value in (baseline, other))
     if kind == "difference":
-        return blocks, b - a
-    if not len(blocks) or min(a.min(), b.min()) <= 0:
+        return there, np.array([y - x for (x, _), (y, _) in zip(a, b, strict=True)], dtype=np.float64)
+    if any(min(x, y, *xs, *ys) <= 0 for (x, xs), (y, ys) in zip(a, b, strict=True)):
         return [], np.empty(0)  # a ratio to nothing is no figure
-    return blocks, np.log(b / a)
+    return there, np.array([_log_ratio(*one, *two) for one, two in zip(a, b, strict=True)], dtype=np.float64)
+
+
+def _of_blocks(value: Value, blocks: Sequence[int]) -> list[tuple[float, list[float]]]:
+    """The figure of some blocks, and the figures of their slices, if there are any."""
+    slices = value.per_slice or [[] for _ in value.blocks]
+    known = dict(zip(value.blocks, zip(value.per_trial, slices, strict=True), strict=True))
+    return [known[block] for block in blocks]
+
+
+def _log_ratio(baseline: float, its_slices: list[float], other: float, slices: list[float]) -> float:
+    """log(other / baseline): of pairs of slices the mean of the middle half, where there are at least four pairs."""
+    if len(slices) != len(its_slices) or len(slices) < 4:
+        return math.log(other / baseline)
+    return float(trim_mean(np.log(np.array(slices) / np.array(its_slices)), 0.25))
 
 
 def _compare(name: str, baseline: Value, other: Value, whole: set[int]) -> Comparison | None:
@@ -213,10 +229,19 @@ def _counters(summary: Summary, name: str, contrast: Contrast) -> Iterator[Count
 
 
 def _counter(name: str, contrast: Contrast, a: Value, b: Value) -> Counter:
-    settled = all(v.min == v.max for v in (a, b))
-    finding = _finding(a.median, b.median) if settled else "varies"
+    exact = all(v.min == v.max for v in (a, b))
+    apart = a.max < b.min or b.max < a.min
     return Counter(
-        name, contrast.baseline, contrast.other, a.phase, a.temperature, a.measure, a.median, b.median, finding
+        contrast=name,
+        baseline=contrast.baseline,
+        other=contrast.other,
+        phase=a.phase,
+        temperature=a.temperature,
+        measure=a.measure,
+        baseline_value=a.median,
+        other_value=b.median,
+        finding=_finding(a.median, b.median) if exact or apart else "varies",
+        exact=exact,
     )
 
 

@@ -85,6 +85,7 @@ class Driver:
         self._lags: list[int] = []
         self._probing: asyncio.Task[None] | None = None
         self._measuring = False
+        self._told = asyncio.Event()
         self._recent_ttft_ns: deque[int] = deque(maxlen=200)
         self.stopped = False
 
@@ -115,6 +116,7 @@ class Driver:
     def stop(self) -> None:
         """Start nothing more and end what is open as cancelled."""
         self.stopped = True
+        self._told.set()
         for connection in list(self._busy):
             connection.session.cancel(monotonic_ns(), "the run was stopped")
             connection.act()
@@ -125,14 +127,15 @@ class Driver:
         self._log.flush()
         gc.collect()
         await self._server_quiet()
+        self._told.clear()
+        self.loop.add_reader(0, self._told.set)
         say(Waits())
-        told = self.loop.create_future()
-        self.loop.add_reader(0, told.set_result, None)
         try:
-            await told
+            if not self.stopped:
+                await self._told.wait()
         finally:
             self.loop.remove_reader(0)
-        if not os.read(0, 64):
+        if not self.stopped and not os.read(0, 64):
             self.stop()  # there is no parent to write for
         self._probing = self.loop.create_task(self._probe())
 

@@ -28,6 +28,7 @@ from bench.metrics.summary import (
 )
 from bench.metrics.trial import chunks_of, floats, streams_of
 from bench.metrics.trust import behind, checks, whole_blocks
+from bench.metrics.windows import stream_costs, window_measures
 
 if TYPE_CHECKING:
     from bench.record import Run, Trial
@@ -37,7 +38,6 @@ _DEFECTS = ("lost", "repeated", "reordered", "corrupted")
 _ENDED_BY_CLIENT = ("timed_out", "cancelled")
 """What the server had handed over when the client left is not lost: nobody was there to receive it."""
 _BYTES = ("received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
-_MEMORY_FROM_OPEN = 50
 _CEILING_OF = ("throughput", "cpu_server", "capacity")
 
 
@@ -54,6 +54,7 @@ class _Found(NamedTuple):
     block: int
     value: float
     samples: int
+    slices: Sequence[float] = ()
 
 
 def summarize(run: Run) -> Summary:
@@ -112,8 +113,8 @@ class _Reduction:
             self.compressed.add(arm)
         phases = frame["phase"].astype(str)
         for phase, facts in trial.facts["phases"].items():
-            for key, value in _window_measures(facts):
-                self._put(_Key(phase, arm, "all", 0, key, "value"), _Found(block, value, 1))
+            for one in window_measures(facts):
+                self._put(_Key(phase, arm, "all", 0, one.key, "value"), _Found(block, one.value, 1, one.slices))
             held = _capacity(facts.get("steps") or ()) if self._limit(phase) is not None else None
             if held is not None:
                 self._put(_Key(phase, arm, "all", 0, "capacity", "value"), _Found(block, held, 1))
@@ -140,9 +141,8 @@ class _Reduction:
             self.behind.append(behind)
         ended = int((streams["outcome"].astype(str) != "dropped").sum())
         if ended and self.scenario["phases"][phase]["connections"] == "cold":
-            for who in ("server", "driver"):
-                key = _Key(phase, arm, "all", 0, f"cpu_{who}_stream", "value")
-                self._put(key, _Found(block, facts[f"{who}_cpu_ns"] / ended / 1e6, 1))
+            for one in stream_costs(facts, ended):
+                self._put(_Key(phase, arm, "all", 0, one.key, "value"), _Found(block, one.value, 1, one.slices))
         for (cold, users), some in streams.groupby(["cold", "step"]):
             group = Group(phase, arm, "cold" if cold else "warm")
             own = chunks[chunks["stream"].isin(some["stream"])]
@@ -258,20 +258,6 @@ def _capacity(steps: Sequence[Mapping[str, Any]]) -> float | None:
     return float(held) if steps else None
 
 
-def _window_measures(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    # Between the steps of a phase nothing is offered, so that its windows are shorter than from first to last.
-    tokens, window_ns = facts["tokens"], facts.get("window_ns") or facts["window_end_ns"] - facts["window_start_ns"]
-    seconds = window_ns / 1e9
-    if tokens and seconds > 0:
-        yield "throughput", tokens / seconds
-        yield "cpu_server", facts["server_cpu_ns"] / tokens / 1e3
-        yield "cpu_driver", facts["driver_cpu_ns"] / tokens / 1e3
-    if facts["peak_open"] >= _MEMORY_FROM_OPEN:
-        yield "memory", (facts["server_rss_peak"] - facts["server_rss_start"]) / facts["peak_open"] / 1024
-    if facts.get("loop_lag_max_ns") is not None:
-        yield "loop_lag_max", facts["loop_lag_max_ns"] / 1e6
-
-
 def _group_measures(
     group: Group, users: int, block: int, streams: pd.DataFrame, chunks: pd.DataFrame
 ) -> Iterator[tuple[_Key, _Found]]:
@@ -310,6 +296,7 @@ def _value(key: _Key, found: list[_Found], top: float | None) -> Value:
         max=max(numbers),
         per_trial=numbers,
         blocks=[f.block for f in found],
+        per_slice=[list(f.slices) for f in found] if any(f.slices for f in found) else [],
         samples=sum(f.samples for f in found),
         at_least=top is not None and sorted(numbers)[len(numbers) // 2] >= top,
         max_at_least=top is not None and max(numbers) >= top,

@@ -70,6 +70,14 @@ class Value(msgspec.Struct, frozen=True):
         list[float], Meta(description="Every trial, in order of blocks", extra_json_schema={"unit": "as in `unit`"})
     ]
     blocks: Annotated[list[int], Meta(description="The block of each entry of per_trial: equal blocks are pairs")]
+    per_slice: Annotated[
+        list[list[float]],
+        Meta(
+            description="Of every trial its figure in each slice of the phase, for measures of the whole phase in "
+            "several slices; else empty",
+            extra_json_schema={"unit": "as in `unit`"},
+        ),
+    ]
     samples: Annotated[
         int, Meta(description="Streams, gaps or chunks behind it, over all trials; for one-a-trial values the trials")
     ]
@@ -235,8 +243,9 @@ class Counter(msgspec.Struct, frozen=True):
     other_value: Annotated[float, Meta(description="Of the other arm")]
     finding: Annotated[
         Literal["same", "more", "fewer", "varies"],
-        Meta(description="varies: not the same in every block of one arm, so that it cannot be compared exactly"),
+        Meta(description="varies: not the same in every block, and the blocks of the two arms overlap"),
     ]
+    exact: Annotated[bool, Meta(description="Whether every block of either arm agrees to the digit")] = True
 
 
 class Conclusions(msgspec.Struct, frozen=True):

@@ -48,16 +48,20 @@ def _share(phase: Phase, account: Account, defect: str) -> str:
     return f"{number(n, 0)} of {count(sent, 'token')}"
 
 
+_EXACT = "exactly, in every block"
+_APART = "at the median; no block of either comes near the other's"
+
+
 def wire(summary: Summary) -> Iterator[Finding]:
     """Bytes and segments per token where arms differ in them and every block agrees: no interval is needed."""
     labels = {a.name: a.label for a in summary.arms}
     counters = summary.conclusions.counters if summary.conclusions else []
-    groups: dict[tuple[str, str, str], dict[str, float]] = {}
+    groups: dict[tuple[str, str, str, bool], dict[str, float]] = {}
     for c in counters:
         if c.measure in _WIRE and c.finding in ("more", "fewer"):
-            values = groups.setdefault((c.phase, c.temperature, c.measure), {})
+            values = groups.setdefault((c.phase, c.temperature, c.measure, c.exact), {})
             values[c.baseline], values[c.other] = c.baseline_value, c.other_value
-    for (phase, temperature, measure), values in groups.items():
+    for (phase, temperature, measure, exact), values in groups.items():
         places = next((p for p in (1, 2, 3, 4) if _apart(list(values.values()), p)), 5)
         what, unit = _WIRE[measure]
         ordered = [a for a in labels if a in values]
@@ -65,7 +69,7 @@ def wire(summary: Summary) -> Iterator[Finding]:
         listing = f"{parts[0]} against {parts[1]}" if len(parts) == 2 else listed(parts)
         known = temperature in ("all", phase)
         yield Finding(
-            f"{listing.replace(' for', f' {unit} per token for', 1)}, exactly, in every block.",
+            f"{listing.replace(' for', f' {unit} per token for', 1)}, {_EXACT if exact else _APART}.",
             lead=f"Phase {phase}{'' if known else ', ' + temperature}, {what}",
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said
+from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Waits
 from bench.rawlog import STREAMS_FILE, StreamRecord
 from bench.scenario import AnyPhase, Arm, Closed, Open, Scenario, Timeouts
 from servers.emitter import Constant, Fixed, Profile
@@ -39,6 +39,7 @@ def plan(folder: Path, port: int, phase: AnyPhase, protocol: str = "sse", timeou
         arms={"arm": Arm(protocol=protocol, stack="aiohttp")},  # type: ignore[arg-type]
         profiles={"p": profile},
         phases={"phase": phase},
+        contrasts={},
         timeouts=timeouts,
     )
     return Plan(
@@ -50,13 +51,25 @@ async def drive(made: Plan, during: Callable[[asyncio.subprocess.Process], Await
     """Run the driver on a plan to its end."""
     path = Path(made.folder) / "plan.json"
     path.write_bytes(msgspec.json.encode(made))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.drivers.asyncio_", str(path), stdout=asyncio.subprocess.PIPE
-    )
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "bench.drivers.asyncio_", str(path)]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    said: list[Any] = []
+
+    async def listen() -> None:
+        """Hear the driver out, and give it every turn it waits for."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async for line in process.stdout:
+            said.append(msgspec.json.decode(line, type=Said))
+            if isinstance(said[-1], Waits):
+                process.stdin.write(b"\n")
+        await process.wait()
+
+    heard = asyncio.ensure_future(listen())
     if during is not None:
         await during(process)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
-    said = [msgspec.json.decode(line, type=Said) for line in out.splitlines()]
+    await asyncio.wait_for(heard, 30)
     lines = (Path(made.folder) / STREAMS_FILE).read_bytes().splitlines()
     return Drive(said, [msgspec.json.decode(line, type=StreamRecord) for line in lines], process.returncode)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -26,7 +27,7 @@ def value(arm: str, figures: Sequence[float], measure: str = "ttft_excess", samp
     figures = list(map(float, figures))
     return Value(
         "p", arm, "cold" if latency else "all", 0, measure, "p50" if latency else "value", "ms" if latency else "",
-        float(np.median(figures)), min(figures), max(figures), figures, list(range(1, len(figures) + 1)), samples,
+        float(np.median(figures)), min(figures), max(figures), figures, list(range(1, len(figures) + 1)), [], samples,
     )  # fmt: skip
 
 
@@ -113,6 +114,38 @@ def test_ratios_do_not_depend_on_the_speed_of_a_block() -> None:
     assert compared.verdict == "slower"
 
 
+def sliced(arm: str, slices: list[list[float]]) -> Value:
+    totals = [float(np.mean(one)) for one in slices]
+    return msgspec.structs.replace(value(arm, totals, "cpu_server"), per_slice=slices)
+
+
+def ratio_of(a: list[list[float]], b: list[list[float]]) -> Any:
+    found = conclude(summary_of([sliced("a", a), sliced("b", b)]), CONTRAST, CPU, set(range(1, 100)))
+    return found.primary[0] if found.primary else None
+
+
+def test_slices_are_paired_so_that_what_slows_both_slows_neither() -> None:
+    weather = [[1.0, 1.3, 0.9, 1.6, 1.0, 2.0, 1.1, 1.0] for _ in range(10)]
+    compared = ratio_of([[10 * w for w in one] for one in weather], [[10.5 * w for w in one] for one in weather])
+    assert compared.per_block == pytest.approx([0.05] * 10)
+
+
+def test_a_disturbed_slice_moves_no_block() -> None:
+    b = [[10.5] * 8 for _ in range(10)]
+    for one in b:
+        one[3] = 40.0
+    assert ratio_of([[10.0] * 8 for _ in range(10)], b).per_block == pytest.approx([0.05] * 10)
+
+
+def test_few_slices_or_other_numbers_of_them_are_compared_as_a_whole() -> None:
+    assert ratio_of([[10.0, 30.0]] * 10, [[11.0, 31.0]] * 10).per_block == pytest.approx([0.05] * 10)
+    assert ratio_of([[20.0] * 4] * 10, [[21.0] * 5] * 10).per_block == pytest.approx([0.05] * 10)
+
+
+def test_a_ratio_to_nothing_is_not_compared() -> None:
+    assert ratio_of([[0.0] * 8] * 10, [[1.0] * 8] * 10) is None
+
+
 def test_only_whole_blocks_count_and_pairs_are_by_block() -> None:
     a, b = value("a", np.arange(1.0, 11.0)), value("b", np.arange(1.0, 11.0) + 0.5)
     found = conclude(summary_of([a, b]), CONTRAST, LATENCY, set(range(1, 10)) - {4})
@@ -146,7 +179,9 @@ def test_what_is_not_primary_is_exploratory_and_has_no_verdict() -> None:
 def test_high_percentiles_from_few_samples_are_advisory() -> None:
     def advisory(samples: int) -> bool:
         p99 = [
-            Value("p", arm, "cold", 0, "gap_excess", "p99", "ms", 1.0, 1.0, 1.0, [1.0] * 10, list(range(10)), samples)
+            Value(
+                "p", arm, "cold", 0, "gap_excess", "p99", "ms", 1.0, 1.0, 1.0, [1.0] * 10, list(range(10)), [], samples
+            )
             for arm in "ab"
         ]
         return conclude(summary_of(p99), CONTRAST, {}, set(range(10))).exploratory[0].advisory
@@ -167,10 +202,13 @@ def exact(a: Sequence[float], b: Sequence[float], *accounts: Account) -> Conclus
         ([200.0] * 3, [200.001] * 3, "more"),
         ([200.0] * 3, [199.0] * 3, "fewer"),
         ([200.0, 200.0, 201.0], [200.0] * 3, "varies"),
+        ([200.0, 200.0, 201.0], [400.0] * 3, "more"),  # not to the digit, and beyond doubt
     ],
 )
 def test_counters_are_compared_to_the_digit(a: list[float], b: list[float], finding: str) -> None:
-    assert [c.finding for c in exact(a, b).counters] == [finding]
+    [counter] = exact(a, b).counters
+    assert counter.finding == finding
+    assert counter.exact == (len(set(a)) == len(set(b)) == 1)
 
 
 def test_one_lost_token_is_seen() -> None:

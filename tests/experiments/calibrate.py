@@ -2,6 +2,7 @@
 
     python -m tests.experiments.calibrate aa RUN...        # runs of `tokenwire aa`: how often is something found there?
     python -m tests.experiments.calibrate planted RUN...   # runs of planted.toml: how often is what was planted found?
+    python -m tests.experiments.calibrate repeats RUN...   # runs of one scenario: do their verdicts ever contradict?
     python -m tests.experiments.calibrate live PLANT       # one run of the default size with that arm of planted.toml
 
 An experiment is made by drawing blocks without putting any back, and judging them by the same code as a run. Between an
@@ -21,14 +22,14 @@ import numpy as np
 from scipy.stats import binomtest
 
 from bench import experiment
-from bench.measures import streams_of
+from bench.measures import MEASURES, streams_of
 from bench.metrics import Summary, Value, summarize
 from bench.progress import Progress
 from bench.record import read_run
 from bench.report import build
 from bench.scenario import Contrast, Primary, Scenario
 from bench.scenario_toml import load
-from bench.verdict import ALPHA, conclude, whole_blocks
+from bench.verdict import ALPHA, conclude, conclude_run, paired, whole_blocks
 
 PLANTED = str(Path(__file__).with_name("planted.toml"))
 BLOCKS = load("duel").experiment.blocks
@@ -85,9 +86,11 @@ def recorded(folder: Path) -> Recorded:
 
 def drawn(value: Value, arm: str, blocks: Sequence[int]) -> Value:
     """A value's figures of some blocks, as those of blocks 1, 2, 3 ... of `arm`."""
-    of = dict(zip(value.blocks, value.per_trial, strict=True))
-    figures = [of[block] for block in blocks]
-    return msgspec.structs.replace(value, arm=arm, per_trial=figures, blocks=list(range(1, len(blocks) + 1)))
+    at = [value.blocks.index(block) for block in blocks]
+    slices = [value.per_slice[i] for i in at] if value.per_slice else []
+    figures = [value.per_trial[i] for i in at]
+    numbers = list(range(1, len(blocks) + 1))
+    return msgspec.structs.replace(value, arm=arm, per_trial=figures, per_slice=slices, blocks=numbers)
 
 
 def verdicts(values: Sequence[Value], summary: Summary, contrasts: Mapping[str, Contrast], primary: Any) -> list[Any]:
@@ -112,15 +115,7 @@ def made_of(
 ) -> list[Value]:
     """One primary measure of both arms over drawn blocks, with the two trials of some blocks exchanged."""
     pairs = [block[name][:: -1 if s else 1] for block, s in zip(blocks, swap, strict=True)]
-    return [
-        msgspec.structs.replace(
-            pairs[0][side],
-            arm=arms[side],
-            per_trial=[pair[side].per_trial[0] for pair in pairs],
-            blocks=list(range(1, len(pairs) + 1)),
-        )
-        for side in (0, 1)
-    ]
+    return [msgspec.structs.replace(joined([pair[side] for pair in pairs]), arm=arms[side]) for side in (0, 1)]
 
 
 def aa(folders: Sequence[Path]) -> bool:
@@ -141,6 +136,7 @@ def aa(folders: Sequence[Path]) -> bool:
     wrong_real = sum(n for (_, v), n in real.items() if v in ("faster", "slower"))
     print(f"  equivalent: {equivalent:.0%}; wrong: {wrong_real}")
 
+    _turns(runs)
     rng = np.random.default_rng(1)
     pools = {arm: pooled(some) for arm, some in runs.items()}
     wrong = significant = 0
@@ -171,39 +167,95 @@ def aa(folders: Sequence[Path]) -> bool:
     return wrong_real == 0 and equivalent >= 0.8 and stated.pvalue > 0.01 and level.pvalue > 0.01
 
 
+def _turns(runs: Mapping[str, Sequence[Recorded]]) -> None:
+    """Print what taking turns is worth: differences within blocks beside those to the trial of the next block."""
+    print("standard deviation of a difference, of trials that took turns and of trials one block apart:")
+    for name, one in next(iter(runs.values()))[0].primary.items():
+        kind: Any = MEASURES[one.measure].scale
+        within: list[float] = []
+        apart: list[float] = []
+        for run in (run for some in runs.values() for run in some):
+            a, b = (run.values[name, arm] for arm in sorted({arm for _, arm in run.values}))
+            shifted = msgspec.structs.replace(b, blocks=[block + 1 for block in b.blocks])
+            for found, other in ((within, b), (apart, shifted)):
+                found.extend(paired(a, other, set(run.blocks), kind)[1])
+        unit = MEASURES[one.measure].unit if kind == "difference" else "%"
+        scale = 1 if kind == "difference" else 100
+        turns, blocks = (scale * float(np.std(found, ddof=1)) for found in (within, apart))
+        print(f"  {name:12} {turns:.3g} {unit} and {blocks:.3g} {unit}")
+
+
 def planted(folders: Sequence[Path]) -> bool:
     """Print how often experiments made of recorded blocks find what was planted; whether that is often enough."""
     good = True
     rng = np.random.default_rng(2)
-    for folder in folders:
-        run = recorded(folder)
-        arms = [arm for arm in FOUND if ("cpu", arm) in run.values]
-        print(f"{folder.name}: {EXPERIMENTS} experiments of {BLOCKS} out of {len(run.blocks)} blocks, against control")
-        for arm in arms:
-            name, wanted, share = FOUND[arm]
-            contrast = {"planted": Contrast("control", arm)}
-            found: Counter[str] = Counter()
-            elsewhere = 0
-            for _ in range(EXPERIMENTS):
-                some = [run.blocks[i] for i in rng.choice(len(run.blocks), BLOCKS, replace=False)]
-                values = [drawn(run.values[n, who], who, some) for n in run.primary for who in ("control", arm)]
-                judged = {c.primary: c for c in verdicts(values, run.summary, contrast, run.primary)}
-                found[judged[name].verdict] += 1
-                elsewhere += any(c.verdict in ("faster", "slower") for n, c in judged.items() if n != name)
-            whole = [drawn(run.values[n, who], who, run.blocks) for n in run.primary for who in ("control", arm)]
-            all_of_it = {c.primary: c for c in verdicts(whole, run.summary, contrast, run.primary)}[name]
-            words = ", ".join(f"{verdict} {n / EXPERIMENTS:.1%}" for verdict, n in found.most_common())
-            print(f"  {arm:9} {name:12} {words}; all blocks: {all_of_it.estimate:+.3g}", end=" ")
-            print(f"({all_of_it.low:+.3g} to {all_of_it.high:+.3g}); another measure: {elsewhere / EXPERIMENTS:.1%}")
-            good &= found[wanted] / EXPERIMENTS >= share
-        for arm in (a.name for a in run.summary.arms if a.name in COUNTED):
-            counter, phase = COUNTED[arm]
+    runs = [recorded(folder) for folder in folders]
+    summary, primary = runs[0].summary, runs[0].primary
+    count = sum(len(run.blocks) for run in runs)
+    print(f"{EXPERIMENTS} experiments of {BLOCKS} out of {count} blocks of {len(runs)} runs, against control")
+    for arm, (name, wanted, share) in FOUND.items():
+        contrast = {"planted": Contrast("control", arm)}
+        # By primary measure and side: that figure of every block of every run.
+        single = {
+            (n, who): [drawn(run.values[n, who], who, [block]) for run in runs for block in run.blocks]
+            for n in primary
+            for who in ("control", arm)
+        }
+        found: Counter[str] = Counter()
+        elsewhere = 0
+        for _ in range(EXPERIMENTS):
+            some = rng.choice(count, BLOCKS, replace=False)
+            judged = _judged([joined([of[i] for i in some]) for of in single.values()], summary, contrast, primary)
+            found[judged[name].verdict] += 1
+            elsewhere += any(c.verdict in ("faster", "slower") for n, c in judged.items() if n != name)
+        all_of_it = _judged([joined(of) for of in single.values()], summary, contrast, primary)[name]
+        words = ", ".join(f"{verdict} {n / EXPERIMENTS:.1%}" for verdict, n in found.most_common())
+        print(f"  {arm:9} {name:12} {words}; all blocks: {all_of_it.estimate:+.3g}", end=" ")
+        print(f"({all_of_it.low:+.3g} to {all_of_it.high:+.3g}); another measure: {elsewhere / EXPERIMENTS:.1%}")
+        good &= found[wanted] / EXPERIMENTS >= share
+    for run in runs:
+        for arm, (counter, phase) in COUNTED.items():
             contrast = {"planted": Contrast("control", arm)}
             counted = conclude(run.summary, contrast, {}, set(run.blocks)).counters
             one = next(c for c in counted if c.measure == counter and c.phase == phase)
             print(f"  {arm:9} {phase} {counter}: {one.baseline_value:g} against {one.other_value:g}, {one.finding}")
             good &= one.finding == "more"
     return good
+
+
+def joined(values: Sequence[Value]) -> Value:
+    """Single figures of one arm as those of blocks 1, 2, 3 ..."""
+    return msgspec.structs.replace(
+        values[0],
+        per_trial=[value.per_trial[0] for value in values],
+        per_slice=[value.per_slice[0] for value in values if value.per_slice],
+        blocks=list(range(1, len(values) + 1)),
+    )
+
+
+def _judged(
+    values: Sequence[Value], summary: Summary, contrasts: Mapping[str, Contrast], primary: Mapping[str, Primary]
+) -> dict[str, Any]:
+    return {c.primary: c for c in verdicts(values, summary, contrasts, primary)}
+
+
+def repeats(folders: Sequence[Path]) -> bool:
+    """Print the verdicts of runs of one experiment side by side; whether none contradict each other."""
+    rows: dict[str, list[str]] = {}
+    estimates: dict[str, list[str]] = {}
+    for folder in folders:
+        run = read_run(folder)
+        summary = summarize(run)
+        for c in conclude_run(summary, run.info["scenario"]).primary:
+            rows.setdefault(f"{c.contrast} {c.primary}", []).append(c.verdict)
+            estimates.setdefault(f"{c.contrast} {c.primary}", []).append(f"{c.estimate:+.3g}")
+        voided = sum(entry["why"] == "validity" for entry in run.info["voids"])
+        print(f"{folder.name}: {run.info['state']}, {summary.blocks_whole} blocks, {voided} void")
+    opposite = [name for name, seen in rows.items() if {"faster", "slower"} <= set(seen)]
+    for name, seen in rows.items():
+        print(f"  {name:24} " + "  ".join(f"{v} {e}" for v, e in zip(seen, estimates[name], strict=True)))
+    print(f"opposite verdicts: {', '.join(opposite) or 'none'}")
+    return not opposite
 
 
 def live(arm: str, results: Path) -> bool:
@@ -240,6 +292,8 @@ def main(arguments: Sequence[str]) -> int:
             return int(not aa([Path(folder) for folder in folders]))
         case ["planted", *folders] if folders:
             return int(not planted([Path(folder) for folder in folders]))
+        case ["repeats", *folders] if folders:
+            return int(not repeats([Path(folder) for folder in folders]))
         case ["live", arm] if arm in FOUND or arm in COUNTED:
             return int(not live(arm, Path("results")))
     print(__doc__, file=sys.stderr)
