@@ -49,7 +49,7 @@ def _share(phase: Phase, account: Account, defect: str) -> str:
 
 
 _EXACT = "exactly, in every block"
-_APART = "at the median; no block of either comes near the other's"
+_APART = "at the median; the blocks of the two do not overlap"
 
 
 def wire(summary: Summary) -> Iterator[Finding]:
