@@ -220,7 +220,8 @@ def test_a_server_that_cannot_start_fails_the_trial_in_one_line(
 def test_killing_a_process_leaves_finished_trials_and_no_orphans(
     tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = small_scenario()
+    whole = small_scenario()
+    scenario = msgspec.structs.replace(whole, phases={"chat": whole.phases["chat"]}, primary={})
     folder = experiment.new_folder(tmp_path, scenario)
 
     class Killer(Silent):
@@ -244,7 +245,7 @@ def test_killing_a_process_leaves_finished_trials_and_no_orphans(
         assert experiment.run(scenario, "duel", [], folder, killer) == "finished"
         run = read_run(folder)
         assert [void["block"] for void in run.info["voids"]] == [2]
-        assert "Server died" in run.info["voids"][0]["reasons"][0]
+        assert "server died" in run.info["voids"][0]["reasons"][0]
         dead = [trial for trial in run.trials if trial.facts["block"] == 2]
         assert all(set(read_trial(trial.path)["outcome"]) & {"refused", "truncated"} for trial in dead)
         assert {trial.facts["server"]["died"] for trial in dead} == {-signal.SIGKILL}
