@@ -19,7 +19,7 @@ bench: $(VENV)/.run
 	$(BIN)/tokenwire run duel
 
 bench-smoke: $(VENV)/.run
-	$(BIN)/tokenwire run duel --set experiment.blocks=1 --set phases.cold.duration_s=1.0 --set phases.chat.turns=1
+	$(BIN)/tokenwire run duel --set experiment.blocks=1 --set experiment.roofline=false
 
 bench-micro: $(VENV)/.dev
 	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,14 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: str | bytes, message
 def test_a_missing_scenario_names_the_nearest() -> None:
     with pytest.raises(ScenarioError, match=r"dual: no such scenario or file; did you mean 'duel'\? give one of "):
         load("dual")
+
+
+def test_what_the_makefile_overrides_can_be_overridden() -> None:
+    lines = [
+        line
+        for line in (Path(__file__).parents[2] / "Makefile").read_text("utf-8").splitlines()
+        if "tokenwire run duel" in line
+    ]
+    assert len(lines) == 2
+    for line in lines:
+        load("duel", re.findall(r"--set (\S+)", line))
