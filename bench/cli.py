@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from bench.metrics import Summary
     from bench.scenario import Scenario
 
 FAILED, USAGE, INVALID, INTERRUPTED = 1, 2, 3, 130
@@ -40,8 +41,8 @@ def _fail(message: object, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _show(folder: Path) -> str:
-    """Write every output of a run and print its summary. Return why there is nothing to show, or nothing."""
+def _show(folder: Path) -> Summary | str:
+    """Write every output of a run and print its summary, and return it; or why there is nothing to show."""
     from rich.console import Console
 
     from bench.metrics import Unfinished
@@ -57,7 +58,7 @@ def _show(folder: Path) -> str:
         return f"{error.filename or folder}: cannot be written: {error.strerror}"
     print_summary(summary, Console(highlight=False))
     print(f"report: {written['html']}")
-    return ""
+    return summary
 
 
 @app.command()
@@ -155,23 +156,19 @@ def aa(
         with Progress(twice) as progress:
             return experiment.run(twice, scenario, overrides or [], folder, progress, command=["aa", "--arm", own])
 
-    _finish(folder, carry_out)
-    _show_floors(folder, twice, own, results)
+    _show_floors(_finish(folder, carry_out), twice, own, results)
 
 
-def _show_floors(folder: Path, scenario: Scenario, arm: str, results: Path) -> None:
+def _show_floors(summary: Summary, scenario: Scenario, arm: str, results: Path) -> None:
     """Print the noise floors by an A/A run, and remember them."""
     from rich.console import Console
 
     from bench import floor
-    from bench.metrics import summarize
-    from bench.record import read_run
-    from bench.verdict import conclude_run
 
-    run_ = read_run(folder)
-    conclusions = conclude_run(summarize(run_), run_.info["scenario"])
+    conclusions = summary.conclusions
+    assert conclusions is not None, "a report that was built has them"
     try:
-        floor.remember(results, floor.noise_of(conclusions, scenario, folder.name, arm))
+        floor.remember(results, floor.noise_of(conclusions, scenario, summary.run, arm))
     except OSError as error:
         _fail(f"{results}: the noise cannot be kept: {error.strerror}", FAILED)
     floor.print_floors(conclusions, Console(highlight=False))
@@ -190,8 +187,8 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _finish(folder: Path, carry_out: Callable[[], str]) -> None:
-    """Carry out a run and report what there is of it, however it ended; exit with the code for that."""
+def _finish(folder: Path, carry_out: Callable[[], str]) -> Summary:
+    """Carry out a run and report what there is of it, however it ended; exit with the code for that, or return it."""
     from bench.record import RecordError
     from bench.trial import TrialError
 
@@ -205,17 +202,19 @@ def _finish(folder: Path, carry_out: Callable[[], str]) -> None:
         _fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
     except TrialError as error:
         failure = error
-    nothing = _show(folder)
+    shown = _show(folder)
+    nothing = isinstance(shown, str)
     if failure is not None:
         kept = "no trial had finished" if nothing else "the blocks before it are reported above"
         _fail(f"{failure}; {kept}. To go on: tokenwire run --resume {folder}", FAILED)
-    if nothing:
-        _fail(nothing, INTERRUPTED if state == "interrupted" else FAILED)
+    if isinstance(shown, str):
+        _fail(shown, INTERRUPTED if state == "interrupted" else FAILED)
     if state == "invalid":
         _fail("too many blocks were void, so there is no verdict; `tokenwire doctor` says what to look at", INVALID)
     if state == "interrupted":
         print(f"to go on: tokenwire run --resume {folder}")
         raise typer.Exit(INTERRUPTED)
+    return shown
 
 
 @app.command(name="report")
@@ -223,9 +222,9 @@ def report_(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as results/duel-...")],
 ) -> None:
     """Rebuild every output of a run from its records."""
-    trouble = _show(folder)
-    if trouble:
-        _fail(trouble, USAGE)
+    shown = _show(folder)
+    if isinstance(shown, str):
+        _fail(shown, USAGE)
 
 
 @app.command()
@@ -265,7 +264,7 @@ def doctor(
     else:
         show.print_findings(found, Console(highlight=False))
     if not show.fit(found):
-        raise typer.Exit(3)
+        raise typer.Exit(INVALID)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from bench.alignment import align
 from bench.files import write_whole
-from bench.rawlog import STREAMS_FILE, StreamRecord, content_reads
+from bench.rawlog import DROPPED, STREAMS_FILE, StreamRecord, content_reads
 from bench.record import DICTIONARY, DRIVER_STAMPS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
 from bench.scenario import PRIME, AnyPhase, Closed, Open, Scenario
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
@@ -26,8 +26,6 @@ EMISSIONS_FILE = "emissions.bin"
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-DROPPED = "dropped"
-"""The outcome of a start that the driver did not carry out."""
 _NULL = np.iinfo(np.int64).min
 
 

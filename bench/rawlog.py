@@ -15,6 +15,8 @@ import msgspec
 
 READS_FILE = "reads.bin"
 STREAMS_FILE = "streams.jsonl"
+DROPPED = "dropped"
+"""The outcome of a start that the driver did not carry out."""
 
 _BLOCK = struct.Struct("<II")
 """Stream and number of reads; then as many stamps (int64) and chunk counts (uint32) in the machine's byte order."""

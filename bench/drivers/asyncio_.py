@@ -31,7 +31,7 @@ from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
 from bench.drivers.connection import Connection
 from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Slice, Step, Tick, Waits, request_body
 from bench.drivers.tally import p99_gap_excess_ns
-from bench.rawlog import RawLog, StreamRecord
+from bench.rawlog import DROPPED, RawLog, StreamRecord
 from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Open, Steps
 from bench.session import NEVER, Counters, Session
 from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
@@ -41,7 +41,6 @@ from servers.pacing import Pacer, set_timer_slack
 
 API_KEY = "sk-tokenwire-benchmark"
 """Real requests carry a key, over SSE once per request: it belongs to the bytes of a request."""
-DROPPED = "dropped"
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
 LATE_NS = 1_000_000
@@ -398,7 +397,7 @@ class Driver:
                     facts.driver_cpu_ns,
                 )
             ]
-            facts.steal_cores = len(self._plan.pinned or ()) or len(os.sched_getaffinity(0))
+            _, facts.steal_cores = steal_ns(self._plan.pinned)
             self._sample_memory()
 
     def _used(self) -> tuple[int, int, int, int, int]:
