@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from bench.alignment import align
 from bench.files import write_whole
 from bench.rawlog import DROPPED, STREAMS_FILE, StreamRecord, content_reads
-from bench.record import DICTIONARY, DRIVER_STAMPS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
+from bench.record import DICTIONARY, DRIVER_STAMPS, FLAGS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
 from bench.scenario import PRIME, AnyPhase, Closed, Open, Scenario
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
 from servers.emitter import Schedule, completion_key, schedule
@@ -292,13 +292,13 @@ def _stream_columns(
         "outcome": pa.array([r.outcome for r in records], pa.string()).dictionary_encode(),
         "detail": pa.array([r.detail for r in records], pa.string()),
         "completion_id": pa.array([r.completion_id or None for r in records], pa.string()),
-        "window": pa.array([r.window for r in records]),
-        "cold": pa.array([r.cold for r in records]),
+        "reason": pa.array([r.reason for r in records], pa.string()).dictionary_encode(),
+        **{name: pa.array([getattr(r, name) for r in records], pa.bool_()) for name in FLAGS},
         "server_reason": pa.array([s.reason for s in server], pa.string()).dictionary_encode(),
         "taken_up_ns": pa.array([s.taken_up_ns for s in server], pa.int64()),
         "server_ended_ns": pa.array([s.ended_ns for s in server], pa.int64()),
     }
-    for name in ("step", "stream", "ordinal", "seed"):
+    for name in ("step", "stream", "ordinal", "attempt", "resumed_from", "seed"):
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())
     for name in SIZES:
         columns[name] = pa.array([getattr(r, name) for r in records], pa.int64())

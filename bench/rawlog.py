@@ -36,21 +36,37 @@ class StreamRecord(msgspec.Struct):
     seed: int
     cold: bool
     intended_ns: int
+    attempt: int = 0
+    """0, and 1, 2, ... where the stream broke off and was asked for again: all attempts have one phase and ordinal."""
+    resumed_from: int = -1
+    """The event after which this attempt asked to go on; -1 where it asked for the whole."""
+    slow: bool = False
+    """Whether this client reads slowly on purpose."""
     started_ns: int = 0
     """The clock's start: connect() when cold, the request's write when warm."""
     connected_ns: int = 0
+    secured_ns: int = 0
+    """The TLS handshake was done."""
+    tls_resumed: bool = False
     ready_ns: int = 0
     requested_ns: int = 0
     head_ns: int = 0
     first_byte_ns: int = 0
     first_content_ns: int = 0
+    left_ns: int = 0
+    """The client left on purpose: the moment before it closed, or wrote that it cancels."""
     ended_ns: int = 0
     segments: int = -1
     """TCP segments with data that were received for this stream; -1 unknown."""
     outcome: str = ""
+    reason: str = ""
+    """The kind of outcome, a word of `bench.wire.events.REASONS`; empty where there is nothing to say."""
     detail: str = ""
     completion_id: str = ""
     chunks: int = 0
+    first_sent_bytes: int = 0
+    first_received_bytes: int = 0
+    """Before the first content came, and with the read that brought it; of a cold stream since connect()."""
     sent_bytes: int = 0
     received_bytes: int = 0
     head_bytes: int = 0

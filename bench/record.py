@@ -34,13 +34,25 @@ DRIVER_STAMPS = (
     "intended_ns",
     "started_ns",
     "connected_ns",
+    "secured_ns",
     "ready_ns",
     "requested_ns",
     "head_ns",
     "first_byte_ns",
+    "left_ns",
     "ended_ns",
 )
-SIZES = ("sent_bytes", "received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
+SIZES = (
+    "first_sent_bytes",
+    "first_received_bytes",
+    "sent_bytes",
+    "received_bytes",
+    "head_bytes",
+    "payload_bytes",
+    "content_bytes",
+    "text_bytes",
+)
+FLAGS = ("window", "slow", "cold", "tls_resumed")
 FLAWS = ("lost", "repeated", "reordered", "corrupted")
 
 SCHEMA = pa.schema(
@@ -56,8 +68,13 @@ SCHEMA = pa.schema(
         pa.field("ordinal", pa.int32()),
         pa.field("seed", pa.int64()),
         pa.field("completion_id", pa.string()),
+        pa.field("attempt", pa.int32()),
+        pa.field("resumed_from", pa.int32()),
+        pa.field("slow", pa.bool_()),
         pa.field("cold", pa.bool_()),
+        pa.field("tls_resumed", pa.bool_()),
         pa.field("outcome", DICTIONARY),
+        pa.field("reason", DICTIONARY),
         pa.field("detail", pa.string()),
         *(pa.field(name, pa.int64()) for name in DRIVER_STAMPS),
         pa.field("taken_up_ns", pa.int64()),
@@ -75,8 +92,15 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns of a trial's file; see `docs/records.md`."""
-LATER = ("segments",)
-"""Columns that were not there at first: null in a file from before."""
+LATER: dict[str, Any] = {
+    **dict.fromkeys(("segments", "secured_ns", "left_ns", "first_sent_bytes", "first_received_bytes")),
+    "reason": "",
+    "attempt": 0,
+    "resumed_from": -1,
+    "slow": False,
+    "tls_resumed": False,
+}
+"""Columns that were not there at first, and what stands for them in a file from before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +303,8 @@ def read_trial(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         absent = [name for name in LATER if name in wanted and name not in pq.read_schema(path).names]
         table = pq.read_table(path, columns=[name for name in wanted if name not in absent])
         for name in absent:
-            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+            plain = pa.array([LATER[name]] * len(table), from_pandas=True)
+            table = table.append_column(name, plain.cast(SCHEMA.field(name).type))
     except (OSError, pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path.name}: left out, {_why(error)}") from None
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}.get)

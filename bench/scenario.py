@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from bench.network.profiles import NETWORKS, Network
 from servers.emitter import Constant, Fixed, Profile
+from servers.faults import Fault
 from servers.plant import Plant
 
 Protocol = Literal["sse", "websocket"]
-Stack = Literal["aiohttp", "websockets", "roofline"]
+Stack = Literal["aiohttp", "websockets", "roofline", "faulty"]
 Mode = Literal["equal", "as-deployed"]
 Connections = Literal["cold", "warm"]
 
@@ -20,11 +22,13 @@ Pause = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Users = Annotated[int, Meta(ge=1, le=20_000)]
 Slices = Annotated[int, Meta(ge=1, le=1000)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 
 OFFERS: dict[str, tuple[str, ...]] = {
     "aiohttp": ("sse", "websocket"),
     "websockets": ("websocket",),
     "roofline": ("sse", "websocket"),
+    "faulty": ("sse", "websocket"),
 }
 """The protocols each server stack offers."""
 
@@ -48,6 +52,8 @@ class Arm(Table, frozen=True):
     """permessage-deflate; unset leaves it to the mode."""
     heartbeat_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
     """Keep-alive comments or pings after this many seconds; 0 for none; unset leaves it to the mode."""
+    tls: bool | None = None
+    """Unset leaves it to the experiment's."""
     plant: Plant | None = None
     """A slow-down or fault planted in the server, to see whether the comparison finds it."""
 
@@ -61,7 +67,59 @@ class Arm(Table, frozen=True):
             raise ValueError("plant.split_writes = true needs protocol 'sse': a WebSocket message is one frame")
 
 
-class Phase(Table, frozen=True):
+class Retry(Table, frozen=True):
+    """What a client does when its stream breaks off: wait, connect again, and ask for the rest or for all of it.
+
+    After a lost connection, a refused one, a silence, and the statuses 408, 409, 429 and from 500 up.
+    """
+
+    resume: bool = True
+    """Ask for what comes after the last event received; false: start again."""
+    delay_ms: Annotated[float, Meta(ge=0, le=3_600_000)] = 100.0
+    """Before the first try. A `retry-after` that is longer is waited for instead."""
+    backoff: Annotated[float, Meta(ge=1, le=100)] = 2.0
+    """Every further try without a new token waits so many times as long."""
+    most_ms: Annotated[float, Meta(ge=0, le=3_600_000)] = 10_000.0
+    """No wait is longer than this."""
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """A wait is shortened by up to this share of itself, at random, the same on every arm."""
+    tries: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Tries in a row without a new token, after which the stream is given up."""
+
+
+class Restart(Table, frozen=True):
+    """The server dies in the phase, with all its streams, and comes back."""
+
+    after_s: Seconds
+    """From the start of the phase to the signal."""
+    down_s: Pause = 0.5
+    """From then on nothing listens for so long; or for longer, where the old process takes its time to end."""
+    signal: Literal["kill", "terminate"] = "kill"
+    """`kill`: at once, as when it crashes; `terminate`: asked to stop, as when it is deployed anew."""
+
+
+class Slow(Table, frozen=True):
+    """Some clients read slowly, with a small receive buffer."""
+
+    share: Share = 0.2
+    bytes_per_s: Annotated[int, Meta(ge=100, le=1_000_000_000)] = 20_000
+
+
+class Leave(Table, frozen=True):
+    """Some clients leave before their stream is over."""
+
+    share: Share = 0.5
+    at: tuple[Annotated[int, Meta(ge=1, le=100_000)], Annotated[int, Meta(ge=1, le=100_000)]] = (2, 20)
+    """After so many content chunks, from the first to the second number, drawn per stream."""
+    by: Literal["close", "cancel"] = "close"
+    """`close`: the connection; `cancel`: by a message where the protocol has one, and the connection is kept."""
+
+    def __post_init__(self) -> None:
+        if self.at[0] > self.at[1]:
+            raise ValueError(f"at = [{self.at[0]}, {self.at[1]}]: the first must not be above the second")
+
+
+class Phase(Table, frozen=True, kw_only=True):
     """What every phase has, whatever its load.
 
     The trials of a block take turns: a phase in several `slices` gives the turn away between them, each slice ending
@@ -72,6 +130,14 @@ class Phase(Table, frozen=True):
     """The name of the emitter's profile, a key of `profiles`."""
     connections: Connections
     """`cold`: one connection per stream; `warm`: connections opened and primed before the window, and kept."""
+    resume_tls: bool = False
+    """Connections resume an earlier TLS session, where there is TLS; else every handshake is a full one."""
+    fault: str | None = None
+    """What goes wrong with streams of this profile, a key of `faults`."""
+    retry: Retry | None = None
+    restart: Restart | None = None
+    slow: Slow | None = None
+    leave: Leave | None = None
 
 
 class Closed(Phase, frozen=True, tag="closed", tag_field="load"):
@@ -129,7 +195,24 @@ class Steps(Phase, frozen=True, tag="steps", tag_field="load"):
             raise ValueError("users must grow from step to step")
 
 
-AnyPhase = Closed | Open | Steps
+class Crowd(Phase, frozen=True, tag="crowd", tag_field="load"):
+    """So many streams are opened, held, and closed, size after size: what it costs to have them open."""
+
+    sizes: Annotated[list[Users], Meta(min_length=1, max_length=20)]
+    """Open streams, growing; the streams of a size are opened on top of those before it."""
+    hold_s: Seconds
+    """How long all streams of a size are held, while CPU time is measured."""
+    rate: Annotated[float, Meta(ge=1, le=100_000)] = 1000.0
+    """Connections opened per second."""
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False)):
+            raise ValueError("sizes must grow")
+        if self.connections != "cold":
+            raise ValueError("a crowd takes connections = 'cold': each of its streams has one of its own")
+
+
+AnyPhase = Closed | Open | Steps | Crowd
 
 
 class Timeouts(Table, frozen=True):
@@ -158,6 +241,14 @@ class Experiment(Table, frozen=True):
     """Before the blocks, run each protocol once on the server stack without a library, for the machine's ceiling."""
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 1
     mode: Mode = "equal"
+    tls: bool = False
+    """On every arm that does not say otherwise; the certificate is made for the block and trusted by the driver."""
+    networks: Annotated[list[str], Meta(min_length=1, max_length=10)] = msgspec.field(
+        default_factory=lambda: ["loopback"]
+    )
+    """What lies between driver and server: names of shipped networks, or of `networks` here. A block set for each."""
+    network_by: Literal["auto", "packets", "proxy"] = "auto"
+    """`packets` delays IP packets, which takes root; `proxy` models it on streams; `auto` takes what is permitted."""
 
 
 class Primary(Table, frozen=True):
@@ -191,5 +282,26 @@ class Scenario(Table, frozen=True):
     phases: dict[str, AnyPhase]
     contrasts: dict[str, Contrast]
     primary: dict[str, Primary] = {}
+    faults: dict[str, Fault] = {}
+    networks: dict[str, Network] = {}
     experiment: Experiment = Experiment()
     timeouts: Timeouts = Timeouts()
+
+    def tls(self, arm: str) -> bool:
+        """Whether an arm speaks TLS."""
+        own = self.arms[arm].tls
+        return self.experiment.tls if own is None else own
+
+    def fault(self, phase: str) -> Fault | None:
+        """What goes wrong with the streams of a phase."""
+        name = self.phases[phase].fault
+        return None if name is None else self.faults[name]
+
+    def network(self, name: str) -> Network:
+        """A network of this scenario, or a shipped one. Raises `KeyError`."""
+        return self.networks.get(name) or NETWORKS[name]
+
+    @property
+    def resumable(self) -> list[str]:
+        """The profiles whose streams clients resume, so that their events need ids."""
+        return sorted({p.profile for p in self.phases.values() if p.retry is not None and p.retry.resume})

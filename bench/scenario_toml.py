@@ -15,8 +15,22 @@ from typing import Any
 import msgspec
 
 from bench.measures import MEASURES
-from bench.scenario import PRIME_PROFILE, AnyPhase, Arm, Contrast, Experiment, Primary, Scenario, Steps, Timeouts
+from bench.network.profiles import NETWORKS, Network
+from bench.scenario import (
+    PRIME_PROFILE,
+    AnyPhase,
+    Arm,
+    Closed,
+    Contrast,
+    Experiment,
+    Open,
+    Primary,
+    Scenario,
+    Steps,
+    Timeouts,
+)
 from servers.emitter import Profile
+from servers.faults import BROKEN, Fault
 
 TOP_LEVEL: dict[str, Any] = {
     "title": str,
@@ -27,12 +41,14 @@ TOP_LEVEL: dict[str, Any] = {
     "phases": AnyPhase,
     "contrasts": Contrast,
     "primary": Primary,
+    "faults": Fault,
+    "networks": Network,
 }
 """What stands at the top of a file, and the type of it (of each of its sub-tables, for those in `NAMED`)."""
 
-NAMED = ("arms", "profiles", "phases", "contrasts", "primary")
-OPTIONAL = {"contrasts": 2, "primary": 3}
-"""Named tables that may be missing, and how many of each there may be: every one more costs all of them power."""
+NAMED = ("arms", "profiles", "phases", "contrasts", "primary", "faults", "networks")
+OPTIONAL = {"contrasts": 2, "primary": 3, "faults": 50, "networks": 50}
+"""Named tables that may be missing, and how many of each there may be."""
 
 
 class ScenarioError(Exception):
@@ -131,7 +147,7 @@ def neighbours(arms: typing.Sequence[str]) -> dict[str, Contrast]:
 
 
 def _check_whole(scenario: Scenario, where: str) -> None:
-    for name in (*scenario.arms, *scenario.phases, *scenario.profiles):
+    for name in (*scenario.arms, *scenario.phases, *scenario.profiles, *scenario.faults, *scenario.networks):
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
             raise ScenarioError(
                 f"{where}: {_show(name)}: names are 1 to 64 letters, digits, '-' and '_': files are named after them"
@@ -147,15 +163,50 @@ def _check_whole(scenario: Scenario, where: str) -> None:
                 f"{where}: phases.{name}.profile: {phase.profile!r} is no profile here; "
                 f"{_choices(phase.profile, scenario.profiles)}"
             )
+        _check_trouble(scenario, f"{where}: phases.{name}", name)
+    known = {**NETWORKS, **scenario.networks}
+    for name in scenario.experiment.networks:
+        if name not in known:
+            raise ScenarioError(f"{where}: experiment.networks: {name!r} is no network; {_choices(name, known)}")
+    if len(set(scenario.experiment.networks)) < len(scenario.experiment.networks):
+        raise ScenarioError(f"{where}: experiment.networks: one is named twice; name each once")
+
+
+def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
+    """Whether what is to go wrong in a phase can, and the server can tell whom it is to meet."""
+    phase = scenario.phases[name]
+    for key in ("retry", "restart", "slow", "leave"):
+        if getattr(phase, key) is not None and not isinstance(phase, Closed | Open):
+            raise ScenarioError(f"{at}.{key}: only phases of load 'closed' or 'open' take it")
+    if phase.restart is not None and isinstance(phase, Closed | Open) and phase.slices > 1:
+        raise ScenarioError(f"{at}.slices = {phase.slices}: a phase with a restart is one slice")
+    for other_name, other in scenario.phases.items():
+        resumes = [one.retry is not None and one.retry.resume for one in (phase, other)]
+        if other.profile == phase.profile and (other.fault != phase.fault or resumes[0] != resumes[1]):
+            raise ScenarioError(
+                f"{at}.profile = {phase.profile!r}: phase {other_name!r} uses it without the same fault and resuming; "
+                "give one of them a profile of its own, by which the server tells their streams apart"
+            )
+    if phase.fault is None:
+        return
+    if phase.fault not in scenario.faults:
+        raise ScenarioError(f"{at}.fault: {phase.fault!r} is no fault here; {_choices(phase.fault, scenario.faults)}")
+    kind = scenario.faults[phase.fault].kind
+    for arm_name, arm in scenario.arms.items():
+        if kind in BROKEN and arm.stack != "faulty":
+            raise ScenarioError(
+                f"{at}.fault: {kind!r} needs stack 'faulty' on every arm, and {arm_name!r} has {arm.stack!r}: no "
+                "library sends such bytes"
+            )
 
 
 def _check_verdict(scenario: Scenario, where: str) -> None:
     """Whether what decides can be measured at all."""
     for table, most in OPTIONAL.items():
         if len(getattr(scenario, table)) > most:
+            because = ", because each one more makes all of them harder to decide" if most < 10 else ""
             raise ScenarioError(
-                f"{where}: {table}: {len(getattr(scenario, table))} of them; at most {most} are allowed, because each "
-                "one more makes all of them harder to decide"
+                f"{where}: {table}: {len(getattr(scenario, table))} of them; at most {most} are allowed{because}"
             )
     for name, contrast in scenario.contrasts.items():
         for side in ("baseline", "other"):

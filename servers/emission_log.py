@@ -35,6 +35,8 @@ class Ended(IntEnum):
     CANCELLED = 2
     FAULT = 3
     SHUTDOWN = 4
+    CUT = 5
+    """By a fault of the settings; `a` is read immediately before the connection ends, or falls silent."""
 
 
 def _nowhere(*_fields: int) -> None:

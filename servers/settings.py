@@ -9,11 +9,19 @@ from typing import Annotated, Literal
 import msgspec
 
 from servers.emitter import Profile
+from servers.faults import Fault
 from servers.plant import Plant
 from servers.profiles import PROFILES
 
 EQUAL_WRITE_LIMIT = 65536
 """Bytes buffered before a write waits, on every arm in mode `equal`."""
+
+
+class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files in PEM: the chain of certificates, and the key to the first."""
+
+    certificate: str
+    key: str
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,8 +35,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Seconds without a token after which SSE sends a comment; the ping interval of WebSocket. 0: none."""
     write_limit: Annotated[int, msgspec.Meta(ge=1)] | None = None
     access_log: bool | None = None
-    event_ids: bool = False
-    """Whether SSE answers to POST have `id:` lines; answers to GET always have."""
+    resumable: tuple[str, ...] = ()
+    """The models whose SSE answers to POST have `id:` lines; answers to GET always have."""
     api_key: str | None = None
     max_streams: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Streams at a time; 0: no limit."""
@@ -36,6 +44,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log: str | None = None
     plant: Plant | None = None
     """A slow-down or fault on purpose, on every stream of the process."""
+    faults: dict[str, Fault] = {}
+    """What goes wrong on purpose, by model."""
+    tls: TLS | None = None
+    """Speak TLS, and nothing else."""
     cpus: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] | None = None
 
     @property

@@ -32,7 +32,7 @@ from bench.drivers.connection import Connection
 from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Slice, Step, Tick, Waits, request_body
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import DROPPED, RawLog, StreamRecord
-from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Open, Steps
+from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Crowd, Open, Steps
 from bench.session import NEVER, Counters, Session
 from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
 from bench.wire import make_wire
@@ -159,6 +159,8 @@ class Driver:
                 return await self._sliced(phase.slices, self._open_slices(phase))
             case Steps():
                 return await self._steps(phase)
+            case Crowd():
+                return await self._crowd(phase)
 
     async def _sliced(self, slices: int, work: AsyncIterator[None]) -> PhaseFacts:
         """Have one slice of a phase a turn, each in a window of its own, and return their facts together."""
@@ -340,6 +342,9 @@ class Driver:
             if not within or self.stopped:
                 break
         return total
+
+    async def _crowd(self, load: Crowd) -> PhaseFacts:
+        raise NotImplementedError(load)
 
     async def _prime(self, connections: int) -> None:
         """Open connections to keep, and have one token over each, so that both protocols start from a used one."""

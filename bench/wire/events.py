@@ -1,7 +1,7 @@
 """What a wire half tells its driver, and the interface every wire half has.
 
-The events of one ``receive()`` come in a fixed order, each at most once for a stream: Accepted, Identified, Content,
-Finished, Idle, Closed. Nothing here knows the time: whoever reads the socket stamps the read.
+The events of one ``receive()`` come in a fixed order, each at most once for a stream: Secured, Accepted, Identified,
+Content, Finished, Idle, Closed. Nothing here knows the time: whoever reads the socket stamps the read.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     status: int
 
 
+class Secured(msgspec.Struct, frozen=True, gc=False):
+    """The TLS handshake is done: the connection can be used."""
+
+    resumed: bool
+    """Whether an earlier session was resumed, so that no certificate was sent."""
+
+
 class Identified(msgspec.Struct, frozen=True, gc=False):
     """The first chunk named the completion."""
 
@@ -59,11 +66,15 @@ class Content(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """The stream is over; ``detail`` is for people, and empty when there is nothing to say."""
+    """The stream is over. ``reason`` is the outcome's kind, a word of ``REASONS``; ``detail`` is for people.
+
+    Both are empty when there is nothing to say.
+    """
 
     stream: int
     outcome: Outcome
     detail: str
+    reason: str = ""
 
 
 class Idle(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +91,7 @@ class Closed(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Event: TypeAlias = Accepted | Identified | Content | Finished | Idle | Closed
+Event: TypeAlias = Accepted | Secured | Identified | Content | Finished | Idle | Closed
 
 
 class Sizes(NamedTuple):

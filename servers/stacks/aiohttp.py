@@ -99,7 +99,7 @@ class _Handlers:
             framing = SSE_WITH_IDS
         else:
             body = parse_request(await request.read())
-            framing = SSE_WITH_IDS if self._settings.event_ids else SSE
+            framing = SSE_WITH_IDS if body.model in self._settings.resumable else SSE
         generation = service.begin(body, taken_up_ns, framing, last_event_id or body.last_event_id)
         generation.task = asyncio.current_task()
         try:

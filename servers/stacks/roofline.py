@@ -152,7 +152,8 @@ class _HttpConnection(Connection):
             body = parse_request(request.body)
         if body.stream and request.version != "1.1":
             raise ApiError(505, "A stream needs HTTP/1.1, for its chunks.")
-        framing = SSE_WITH_IDS if request.method == "GET" or service.settings.event_ids else SSE
+        with_ids = request.method == "GET" or body.model in service.settings.resumable
+        framing = SSE_WITH_IDS if with_ids else SSE
         last_event_id = request.headers.get("last-event-id")
         generation = service.begin(body, taken_up_ns, framing, last_event_id or body.last_event_id)
         self._generation = generation

@@ -73,7 +73,7 @@ def test_a_plant_of_ones_own(tmp_path: Path) -> None:
         (
             "phases.chat.usres=3",
             "duel.toml: phases.chat: unknown key 'usres'; did you mean 'users'? "
-            "allowed: load, profile, connections, users, turns, duration_s, think_s, ramp_s",
+            "allowed: load, users, turns, duration_s, think_s, ramp_s",
         ),
         (
             "phases.chta.users=3",

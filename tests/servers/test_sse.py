@@ -155,7 +155,7 @@ def test_resume_goes_on_after_any_event(sse: Server, n: int, usage: str) -> None
 
 
 def test_resume_keeps_the_original_times(start: Start, sse_stack: str) -> None:
-    server = start(sse_stack, event_ids=True)
+    server = start(sse_stack, resumable=["quick"])
     first = events(httpx.post(server.http + CHAT, json=body(seed=5)).text)
     again = httpx.post(server.http + CHAT, json=body(seed=5), headers={"last-event-id": first[4]["id"]})
     assert events(again.text) == first[5:]
