@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import msgspec
 
+from servers import tls
 from servers.emission_log import EmissionLog
 from servers.emitter import prepare
 from servers.pacing import Pacer, set_timer_slack
@@ -90,7 +91,7 @@ def _ready_line(stack_name: str, stack: Stack, service: Service, listener: socke
         "nodelay": bool(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)),
         "timer": service.pacer.timer,
         "resumable": list(settings.resumable),
-        "tls": settings.tls is not None,
+        "tls": tls.in_force(settings.tls),
         "max_streams": settings.max_streams,
         "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "gc": {"thresholds": gc.get_threshold(), "frozen": gc.get_freeze_count() > 0},
@@ -159,6 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
             runner.run(_serve(arguments.stack, stack, settings, log, listener))
+    except SettingsError as error:
+        _give_up(f"{source}: {error}")
     finally:
         log.close()
 

@@ -123,10 +123,10 @@ class WebSocketConnection(Connection):
         if not self._close_sent and not self.lost.done():
             self._close_sent = True
             self.transport.write(frames.close_frame(code))
-            if self.deaf:
-                self.transport.write_eof()
-            else:
+            if not self.deaf:
                 self.transport.resume_reading()
+            elif self.transport.can_write_eof():  # TLS cannot
+                self.transport.write_eof()
         await asyncio.wait([self.lost], timeout=PATIENCE_S)
         self.transport.abort()
 

@@ -17,6 +17,7 @@ from servers.payloads.chat_completions import ApiError, ChatRequest, parse_query
 from servers.service import CHAT_PATH, JSON, MAX_BODY, Reply, Service, internal_error
 from servers.settings import Settings
 from servers.stacks import BACKLOG, PATIENCE_S, Stop
+from servers.tls import listening
 from servers.turns import GOING_AWAY, UNSUPPORTED_DATA, Turns
 
 PROTOCOLS = ("sse", "websocket")
@@ -186,11 +187,13 @@ async def start(service: Service, listener: socket.socket) -> Stop:
         shutdown_timeout=PATIENCE_S,
     )
     await runner.setup()
-    await web.SockSite(runner, listener, backlog=BACKLOG).start()
+    assert runner.server is not None
+    # What `web.SockSite` does, which takes no time-outs of TLS.
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(runner.server, sock=listener, backlog=BACKLOG, **listening(service.settings.tls))
 
     async def stop() -> None:
-        for site in list(runner.sites):
-            await site.stop()
+        server.close()
         await service.shut_down(PATIENCE_S)
         closing = [asyncio.ensure_future(socket_.close(code=GOING_AWAY)) for socket_ in handlers.connections]
         if closing:

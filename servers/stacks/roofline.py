@@ -23,6 +23,7 @@ from servers.payloads.chat_completions import ApiError, parse_query, parse_reque
 from servers.service import CHAT_PATH, JSON, Reply, Service, internal_error, split_target
 from servers.settings import Settings
 from servers.stacks import BACKLOG, PATIENCE_S, Stop
+from servers.tls import listening
 
 PROTOCOLS = ("sse", "websocket")
 WRITE_LIMIT = 65_536
@@ -105,7 +106,8 @@ class _HttpConnection(Connection):
         self.deaf = True
         reply = self.service.refusal(error, monotonic_ns())
         self.transport.write(reply_head(reply.status, reply.headers, reply.body, keep_alive=False) + reply.body)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot
+            self.transport.write_eof()
         self.loop.call_later(PATIENCE_S, self.transport.abort)
 
     def _next(self) -> None:
@@ -202,7 +204,9 @@ async def start(service: Service, listener: socket.socket) -> Stop:
     """Serve on `listener`; see `servers.stacks`."""
     loop = asyncio.get_running_loop()
     known: set[Connection] = set()
-    server = await loop.create_server(lambda: _HttpConnection(service, known), sock=listener, backlog=BACKLOG)
+    server = await loop.create_server(
+        lambda: _HttpConnection(service, known), sock=listener, backlog=BACKLOG, **listening(service.settings.tls)
+    )
 
     async def stop() -> None:
         server.close()

@@ -21,6 +21,7 @@ from servers.payloads.chat_completions import ApiError
 from servers.service import CHAT_PATH, MAX_BODY, Reply, Service
 from servers.settings import Settings
 from servers.stacks import BACKLOG, PATIENCE_S, Stop
+from servers.tls import listening
 from servers.turns import UNSUPPORTED_DATA, Turns
 
 PROTOCOLS = ("websocket",)
@@ -127,6 +128,7 @@ async def start(service: Service, listener: socket.socket) -> Stop:
         max_size=MAX_BODY,
         backlog=BACKLOG,
         create_connection=_Connection,
+        **listening(settings.tls),
     )
 
     async def stop() -> None:
