@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import repeat
 from operator import itemgetter
 from time import monotonic_ns
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from servers.emission_log import EmissionLog, Ended
-from servers.emitter import Profile, completion_id, completion_key, natural_length, profile_hash, schedule
+from servers.emitter import Profile, natural_length, schedule
 from servers.pacing import Pacer
-from servers.payloads.chat_completions import DONE, ApiError, ChatRequest, Chunks, completion_body, escaped
+from servers.payloads.chat_completions import DONE, ChatRequest, Chunks, completion_body, escaped
 from servers.plant import Planted
+
+if TYPE_CHECKING:
+    from servers.trouble import Trouble
 
 AT_ONCE = 0
 """The due time of a message that waits for nothing."""
-
-KNOWN = 65536
-"""Streams remembered for resuming and for counting attempts; the oldest are forgotten beyond that."""
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 GONE: tuple[type[BaseException], ...] = (ConnectionError,)
 
@@ -59,9 +55,11 @@ class Generation:
         self.framing = MESSAGES
         self.heartbeat_ns = 0
         self.planted: Planted | None = None
+        self.trouble: Trouble | None = None
         self.stream = -1
         self.task: asyncio.Task[object] | None = None
         self.ended = Ended.FAULT
+        self.end_logged = False
         self.choices = request.n or 1
         self._schedules = [schedule(profile, seed, choice, request.limit) for choice in range(self.choices)]
         self._finish = [
@@ -206,6 +204,8 @@ async def emit(
     stream = generation.stream
     heartbeat_ns = generation.heartbeat_ns
     messages = generation.messages()
+    if (trouble := generation.trouble) is not None:
+        messages = trouble.alter(generation, messages)
     if (planted := generation.planted) is not None:
         altered = planted.alter(messages, split=bool(generation.framing.before))
         messages, send = planted.slow(altered, send, _nothing)
@@ -221,7 +221,8 @@ async def emit(
                     # Before the write: a token that reached a client has its record, whatever happens next.
                     log_token(stream, ordinal, due_ns, monotonic_ns())
             await send(payload)
-        generation.ended = Ended.COMPLETE
+        if trouble is None or not await trouble.ended_it(generation, send, pacer, log):
+            generation.ended = Ended.COMPLETE
     except asyncio.CancelledError:
         if generation.ended is Ended.FAULT:
             generation.ended = Ended.CLIENT_GONE
@@ -247,73 +248,3 @@ async def complete(generation: Generation, pacer: Pacer, log: EmissionLog) -> by
     log.token(generation.stream, generation.content_chunks - 1, due_ns, monotonic_ns())
     generation.ended = Ended.COMPLETE
     return body
-
-
-class NothingToResume(ApiError):
-    """The client has the last event already. WHATWG HTML 9.2.3: status 204 tells an EventSource to stop."""
-
-    def __init__(self) -> None:
-        super().__init__(204, "The stream had ended after the event given.", code="nothing_to_resume")
-
-
-class Registry:
-    """Makes generations of requests, and remembers what resuming needs: start times and attempt numbers."""
-
-    def __init__(self, profiles: dict[str, Profile]) -> None:
-        self._profiles = profiles
-        self._attempts: dict[tuple[int, int], int] = {}
-        self._started: dict[str, tuple[int, int]] = {}
-
-    def generation(self, request: ChatRequest, taken_up_ns: int, last_event_id: str | None) -> Generation:
-        """Return what answers `request`. Raises `ApiError`: 404 for an unknown model, 400 or 204 when resuming."""
-        profile = self._profiles.get(request.model)
-        if profile is None:
-            names = ", ".join(self._profiles)
-            message = f"The model '{request.model}' does not exist. It is one of: {names}."
-            raise ApiError(404, message, param="model", code="model_not_found")
-        if last_event_id:
-            return self._resumed(request, profile, taken_up_ns, last_event_id)
-        seed = secrets.randbits(63) if request.seed is None else request.seed
-        key = profile_hash(request.model), seed
-        attempt = self._attempts.get(key, 0)
-        _remember(self._attempts, key, attempt + 1)
-        generation = Generation(completion_id(request.model, seed, attempt), request, profile, seed, taken_up_ns)
-        self._begin(generation, taken_up_ns, profile.step_ns)
-        return generation
-
-    def _resumed(self, request: ChatRequest, profile: Profile, taken_up_ns: int, last_event_id: str) -> Generation:
-        """Go on after `<completion id>:<ordinal>`: at the original times, or from now on if they are not known."""
-        completion, _, digits = last_event_id.rpartition(":")
-        try:
-            hashed, seed, attempt = completion_key(completion)
-            event = int(digits) if digits.isascii() and digits.isdigit() else -1
-        except ValueError:
-            event = -1
-        if event < 0 or hashed != profile_hash(request.model) or request.seed not in (None, seed):
-            message = f"'{last_event_id}' is not an event id '<completion id>:<ordinal>' of this model and seed."
-            raise ApiError(400, message, param="last_event_id", code="invalid_event_id")
-        generation = Generation(completion, request, profile, seed, taken_up_ns)
-        generation.first_event = event + 1
-        if generation.first_event >= generation.events:
-            raise NothingToResume
-        known = self._started.get(completion)
-        if known is not None:
-            generation.start_ns, generation.created = known
-            return generation
-        # Another process began it. Its ids must not be given to new attempts of this one.
-        key = hashed, seed
-        _remember(self._attempts, key, max(self._attempts.get(key, 0), attempt + 1))
-        self._begin(generation, taken_up_ns - generation.reached_ns(), profile.step_ns)
-        return generation
-
-    def _begin(self, generation: Generation, start_ns: int, step_ns: int) -> None:
-        """Fix the start, on the grid that all streams in lockstep share."""
-        generation.start_ns = -(-start_ns // step_ns) * step_ns if step_ns else start_ns
-        _remember(self._started, generation.completion_id, (generation.start_ns, generation.created))
-
-
-def _remember(known: dict[K, V], key: K, value: V) -> None:
-    """Store, and forget the oldest entry when there are too many."""
-    if len(known) >= KNOWN and key not in known:
-        del known[next(iter(known))]
-    known[key] = value

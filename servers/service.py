@@ -9,10 +9,11 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from servers.emission_log import EmissionLog, Ended
-from servers.generation import Framing, Generation, Registry
+from servers.generation import Framing, Generation
 from servers.pacing import Pacer
 from servers.payloads.chat_completions import ApiError, ChatRequest, models_body
 from servers.plant import Planted
+from servers.registry import Registry
 from servers.settings import Settings
 
 CHAT_PATH = "/v1/chat/completions"
@@ -47,7 +48,7 @@ class Service:
         self.pacer = pacer
         self.log = log
         self.closing = False
-        self._registry = Registry(settings.profiles)
+        self._registry = Registry(settings.profiles, settings.faults)
         self._planted = None if settings.plant is None else Planted(settings.plant)
         self._running: set[Generation] = set()
         self._requests = count(1)
@@ -79,7 +80,8 @@ class Service:
     ) -> Generation:
         """Admit a request and log it. Whoever calls this calls `end` in any event.
 
-        Raises `ApiError`: 404 unknown model, 400 or 204 when resuming, 429 too many streams, 503 when shutting down.
+        Raises `ApiError`: 404 unknown model, 400 or 204 when resuming, 429 too many streams, 503 when shutting down,
+        and what a fault of the settings makes of the request.
         """
         self.open_for_requests()
         limit = self.settings.max_streams
@@ -100,7 +102,8 @@ class Service:
         """Log that nothing more will be sent of `generation`, and give its place free."""
         if generation in self._running:
             self._running.discard(generation)
-            self.log.close_stream(generation.stream, monotonic_ns(), generation.ended)
+            if not generation.end_logged:
+                self.log.close_stream(generation.stream, monotonic_ns(), generation.ended)
             generation.forget()
 
     async def shut_down(self, patience_s: float) -> None:

@@ -12,6 +12,7 @@ from servers.generation import GONE, MESSAGES, Generation, complete, emit
 from servers.pacing import Pacer
 from servers.payloads.chat_completions import DONE, ApiError, Unreadable, is_cancel, parse_request
 from servers.service import Service, internal_error
+from servers.trouble import sever
 
 # RFC 6455, 7.4.1
 GOING_AWAY = 1001
@@ -30,8 +31,9 @@ logger = logging.getLogger("servers")
 class Turns:
     """Answers the messages of one connection.
 
-    `send` writes one text message and waits while the library's buffer is full; `close` closes with a code; `gone`
-    are the exceptions by which `send` says that the client left; `emit` sends a stream.
+    `send` writes one text message and waits while the library's buffer is full; `close` closes with a code;
+    `transport` is what a fault resets; `gone` are the exceptions by which `send` says that the client left; `emit`
+    sends a stream.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Turns:
         service: Service,
         send: Send,
         close: Callable[[int], Awaitable[object]],
+        transport: asyncio.Transport | None,
         gone: Gone = GONE,
         emit: Emit = emit,
     ) -> None:
         self._service = service
         self._send = send
         self._close = close
+        self._transport = transport
         self._gone = gone
         self._emit = emit
         self._generation: Generation | None = None
@@ -86,6 +90,8 @@ class Turns:
         service = self._service
         try:
             if generation.request.stream:
+                if generation.trouble is not None:
+                    await generation.trouble.hold(generation, service.pacer, self._sever)
                 await self._emit(generation, self._send, service.pacer, service.log, self._gone)
             else:
                 await self._send(await complete(generation, service.pacer, service.log))
@@ -97,6 +103,13 @@ class Turns:
         finally:
             # Before the task is done, so that a client that has read the last message may ask again.
             self._over(generation)
+
+    async def _sever(self, how: str) -> None:
+        """End the connection as a fault wants it: "close" or "reset"."""
+        if how == "close":
+            await self._close(GOING_AWAY)
+        else:
+            await sever(self._transport, how)
 
     def _over(self, generation: Generation) -> None:
         self._service.end(generation)

@@ -10,6 +10,7 @@ from typing import cast
 from servers.emission_log import EmissionLog, Ended
 from servers.generation import Generation
 from servers.pacing import Pacer
+from servers.plant import Message
 from servers.service import Service
 from servers.stacks import PATIENCE_S
 
@@ -56,6 +57,15 @@ class Connection(asyncio.Protocol):
         self.transport.close()
         await asyncio.wait([self.lost], timeout=PATIENCE_S)
 
+    def wire(self, generation: Generation, framed: Callable[[bytes], bytes]) -> list[Message]:
+        """The messages of a stream, as bytes on the wire."""
+        messages = generation.messages()
+        if generation.trouble is not None:
+            messages = generation.trouble.alter(generation, messages)
+        if generation.planted is not None:
+            messages = generation.planted.alter(messages, split=bool(generation.framing.before))
+        return [(ordinal, due_ns, framed(payload) if payload else b"") for ordinal, due_ns, payload in messages]
+
     async def emit(
         self, generation: Generation, framed: Callable[[bytes], bytes], pacer: Pacer, log: EmissionLog
     ) -> None:
@@ -68,13 +78,15 @@ class Connection(asyncio.Protocol):
         log_token = log.token
         stream = generation.stream
         write: Callable[[bytes], None] = self.transport.write
-        messages = generation.messages()
+        trouble = generation.trouble
         planted = generation.planted
-        if planted is not None:
-            messages = planted.alter(messages, split=bool(generation.framing.before))
-        made = iter([(ordinal, due_ns, framed(payload) if payload else b"") for ordinal, due_ns, payload in messages])
+        made = iter(self.wire(generation, framed))
         if planted is not None:
             made, write = planted.slow(made, write, _nothing)
+
+        async def send(payload: bytes) -> None:
+            write(framed(payload))
+
         try:
             for ordinal, due_ns, data in made:
                 if due_ns:
@@ -84,7 +96,8 @@ class Connection(asyncio.Protocol):
                 write(data)
                 if self.full:
                     await self.writable.wait()
-            generation.ended = Ended.COMPLETE
+            if trouble is None or not await trouble.ended_it(generation, send, pacer, log):
+                generation.ended = Ended.COMPLETE
         except asyncio.CancelledError:
             if generation.ended is Ended.FAULT:
                 generation.ended = Ended.CLIENT_GONE

@@ -13,7 +13,8 @@ from servers.payloads.chat_completions import ApiError
 from servers.service import MAX_BODY
 
 MAX_HEAD = 65_536
-"""Bytes of the head of a request, apart from the read in which it begins."""
+"""Bytes that may come without a request that begins or a byte of its body: of a head, apart from the read in which it
+begins, of the extensions of chunks, and of trailers."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -41,15 +42,15 @@ class RequestReader:
         """Whether the client waits for `CONTINUE` before it sends the body."""
         self._parser = httptools.HttpRequestParser(self)
         self._in_head = False
-        self._began = False
-        self._head_bytes = 0
+        self._went_on = False
+        self._idle_bytes = 0
 
     def read(self, data: bytes) -> int | None:
         """Take the bytes of one read; return where what is no HTTP begins, behind a request for an upgrade.
 
         Raises `ApiError` (400, 413, 431), after which nothing more can be read.
         """
-        self._began = False
+        self._went_on = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -58,15 +59,13 @@ class RequestReader:
             raise (error.__context__ or error) from None
         except httptools.HttpParserError as error:
             raise ApiError(400, f"The request is not HTTP/1.1: {error}.") from error
-        if self._in_head and not self._began:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
-                raise ApiError(431, f"The head of the request is longer than {MAX_HEAD} bytes.")
+        self._idle_bytes = 0 if self._went_on else self._idle_bytes + len(data)
+        if self._idle_bytes > MAX_HEAD:
+            raise ApiError(431, f"The head of the request is longer than {MAX_HEAD} bytes.")
         return None
 
     def on_message_begin(self) -> None:
-        self._in_head = self._began = True
-        self._head_bytes = 0
+        self._in_head = self._went_on = True
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body = bytearray()
@@ -75,7 +74,8 @@ class RequestReader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if self._in_head:  # and not in trailers
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -84,6 +84,7 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         self.expects_continue = False
+        self._went_on = True
         self._body += data
         self._bound(len(self._body))
 

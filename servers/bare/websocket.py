@@ -52,7 +52,7 @@ class WebSocketConnection(Connection):
         self._messages: asyncio.Queue[str | int] = asyncio.Queue()
         """Text messages, and the code to close with when what came is none."""
         self._close_sent = False
-        turns = Turns(self.service, self._send, self._close, GONE, self._emit)
+        turns = Turns(self.service, self._send, self._close, self.transport, GONE, self._emit)
         self._conversation = self.loop.create_task(self._converse(turns))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import partial
 from time import monotonic_ns
 
 import aiohttp
@@ -18,6 +19,7 @@ from servers.service import CHAT_PATH, JSON, MAX_BODY, Reply, Service, internal_
 from servers.settings import Settings
 from servers.stacks import BACKLOG, PATIENCE_S, Stop
 from servers.tls import listening
+from servers.trouble import sever
 from servers.turns import GOING_AWAY, UNSUPPORTED_DATA, Turns
 
 PROTOCOLS = ("sse", "websocket")
@@ -109,6 +111,8 @@ class _Handlers:
                 return web.Response(body=text, content_type=JSON, headers=service.headers(taken_up_ns))
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(self._settings.limit(SSE_WRITE_LIMIT))
+            if generation.trouble is not None:
+                await generation.trouble.hold(generation, service.pacer, partial(sever, request.transport))
             response = web.StreamResponse(headers=service.headers(taken_up_ns) | SSE_HEADERS)
             started.append(response)
             await response.prepare(request)
@@ -143,7 +147,7 @@ class _Handlers:
         async def close(code: int) -> object:
             return await socket_.close(code=code)
 
-        turns = Turns(self._service, send, close)
+        turns = Turns(self._service, send, close, request.transport)
         self.connections.add(socket_)
         try:
             async for message in socket_:

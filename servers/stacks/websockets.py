@@ -90,7 +90,7 @@ class _Handlers:
         def send(message: bytes) -> Awaitable[None]:
             return connection.send(message, text=True)
 
-        turns = Turns(self._service, send, connection.close, (ConnectionClosed,))
+        turns = Turns(self._service, send, connection.close, connection.transport, (ConnectionClosed,))
         receive = connection.recv
         try:
             while True:
