@@ -24,7 +24,8 @@ from typing import Final
 
 import msgspec
 
-from bench.wire.events import NO_STREAM, SEPARATOR, Content, Event, Finished, Identified, Outcome
+from bench.wire.event_id import EventId, split_event_id
+from bench.wire.events import NO_STREAM, SEPARATOR, Content, Event, Finished, Identified, Outcome, Trouble
 
 PATH: Final = "/v1/chat/completions"
 DONE: Final = b"[DONE]"
@@ -100,7 +101,7 @@ def api_error(body: bytes) -> str:
     """The message in an API's error body, or the start of the body when it has another form."""
     try:
         error = _decode_chunk(body).error
-    except ValueError:
+    except (ValueError, RecursionError):
         error = None
     return str(error) if error else body[:200].decode(errors="replace").strip()
 
@@ -108,11 +109,15 @@ def api_error(body: bytes) -> str:
 class Reply:
     """One stream's reply: what its payloads amount to.
 
-    ``texts`` collects the content of the current read; ``drain()`` turns it into events.
+    ``texts`` collects the content of the current read; ``drain()`` turns it into events. ``resume`` is the event id the
+    stream was asked to go on after. ``stale`` is a completion that was cancelled on the same connection: what is still
+    under way of it is none of this stream's.
     """
 
     __slots__ = (
         "_identified",
+        "_resume",
+        "_stale",
         "_templates_left",
         "cancelled",
         "chunks",
@@ -124,6 +129,7 @@ class Reply:
         "late",
         "news",
         "other_bytes",
+        "others",
         "prefix",
         "stream",
         "suffix",
@@ -131,7 +137,7 @@ class Reply:
         "texts",
     )
 
-    def __init__(self, stream: int, *, ended: bool = False) -> None:
+    def __init__(self, stream: int, *, ended: bool = False, resume: str = "", stale: str | None = None) -> None:
         self.stream = stream
         self.prefix = b""  # empty until the template is learned
         self.suffix = b""
@@ -140,7 +146,10 @@ class Reply:
         self.ended = ended
         self.cancelled = False
         self.chunks = self.text_bytes = self.content_bytes = self.other_bytes = self.faults = self.late = 0
-        self.fault = ""
+        self.others = 0  # events but content chunks; an error is none
+        self.fault = Trouble("", "")
+        self._resume = split_event_id(resume)
+        self._stale = stale
         self._identified: Identified | None = None
         self.news: Finished | None = None
         self._templates_left = TEMPLATE_TRIES
@@ -166,14 +175,22 @@ class Reply:
             return
         if payload == DONE:
             self.other_bytes += len(payload)
-            self.finish(Outcome.COMPLETE)
+            if self._stale is None:
+                self.others += 1
+                self.finish(Outcome.COMPLETE)
+            self._stale = None  # no stream begins with [DONE]
             return
         str(payload, "utf-8")
         try:
             chunk = _decode_chunk(payload)
-        except msgspec.DecodeError as error:
-            self.spoil(payload, str(error))
+        except (msgspec.DecodeError, RecursionError) as error:
+            self.spoil(payload, Trouble("bad_json", str(error)))
             return
+        if self._stale is not None:
+            if chunk.id == self._stale:
+                self.other_bytes += len(payload)
+                return
+            self._stale = None
         if chunk.id and self.completion_id is None:
             self.completion_id = chunk.id
             self._identified = Identified(self.stream, chunk.id)
@@ -189,13 +206,14 @@ class Reply:
                 self._learn(payload)
         else:
             self.other_bytes += len(payload)
+            self.others += 1
 
     def _fail(self, error: _Error | str) -> None:
         if isinstance(error, _Error) and error.code == "nothing_to_resume":
             # What SSE says with status 204: the reply had already been read to its end.
-            self.finish(Outcome.COMPLETE, "nothing to resume")
+            self.finish(Outcome.COMPLETE, "nothing to resume", "nothing_to_resume")
         else:
-            self.finish(Outcome.API_ERROR, str(error))
+            self.finish(Outcome.API_ERROR, str(error), "error_event")
 
     def _learn(self, payload: bytes) -> None:
         if len(payload) > TEMPLATE_BYTES:
@@ -210,23 +228,35 @@ class Reply:
                 self.prefix, self.suffix = prefix, suffix
                 return
 
-    def spoil(self, payload: bytes, detail: str) -> None:
+    def spoil(self, payload: bytes, fault: Trouble) -> None:
         """Count a payload that cannot be understood; the stream is read on and ends as a protocol error."""
         self.other_bytes += len(payload)
-        self.fault = self.fault or detail
+        self.others += 1
+        if not self.faults:
+            self.fault = fault
         self.faults += 1
 
-    def finish(self, outcome: Outcome, detail: str = "") -> None:
+    def finish(self, outcome: Outcome, detail: str = "", reason: str = "") -> None:
         """End the stream, once: the first end counts."""
         if self.ended:
             return
         self.ended = True
         if self.cancelled and outcome in (Outcome.COMPLETE, Outcome.TRUNCATED, Outcome.API_ERROR):
-            outcome = Outcome.CANCELLED
+            outcome, reason = Outcome.CANCELLED, "left"
         elif self.faults and outcome in (Outcome.COMPLETE, Outcome.TRUNCATED):
             ending = f"; then {detail}" if detail else ""
-            outcome, detail = Outcome.PROTOCOL_ERROR, f"{self.faults} unreadable payloads, first: {self.fault}{ending}"
-        self.news = Finished(self.stream, outcome, detail)
+            outcome, reason = Outcome.PROTOCOL_ERROR, self.fault.reason
+            detail = f"{self.faults} unreadable payloads, first: {self.fault.detail}{ending}"
+        self.news = Finished(self.stream, outcome, detail, reason)
+
+    @property
+    def event_id(self) -> str:
+        """Id of the last event taken, counted from where the stream was resumed; empty while none is known."""
+        resume = self._resume
+        completion_id = self.completion_id or (resume.completion_id if resume else "")
+        same = resume is not None and resume.completion_id == completion_id
+        ordinal = self.chunks + len(self.texts) + self.others - 1 + (resume.ordinal + 1 if resume and same else 0)
+        return str(EventId(completion_id, ordinal)) if completion_id and ordinal >= 0 else ""
 
     def drain(self, events: list[Event]) -> None:
         """Append what the payloads since the last call amount to."""

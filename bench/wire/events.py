@@ -6,6 +6,7 @@ Content, Finished, Idle, Closed. Nothing here knows the time: whoever reads the 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -19,6 +20,83 @@ NO_STREAM: Final = -1
 
 MAX_MESSAGE: Final = 2**20
 """Bytes of the largest WebSocket message or SSE event that is read; a larger one is a protocol error."""
+
+
+REASONS: Final[dict[str, str]] = {
+    # truncated
+    "closed": "the connection ended before [DONE]",
+    "reset": "the connection was reset before [DONE]",
+    "close_frame": "the server closed the WebSocket with a close frame before [DONE]",
+    "no_close_frame": "the WebSocket ended before [DONE], and without a close frame",
+    "no_done": "the HTTP reply came to its proper end before [DONE]",
+    "handshake_closed": "the connection ended during the WebSocket handshake",
+    # http_error
+    "http_<status>": "the server refused with this HTTP status",
+    # api_error
+    "error_event": "an error of the API came in place of a chunk",
+    # protocol_error, of HTTP
+    "bad_head": "the head of the reply is not HTTP/1.1",
+    "head_too_long": "an HTTP head, a trailer or a chunk extension of more than 64 KiB",
+    "bad_chunk": "the chunked coding of the reply is malformed",
+    "content_type": "the reply is not an event stream",
+    "content_encoding": "the reply has a coding that was not asked for",
+    "bad_upgrade": "the 101 does not switch to WebSocket, or no switch was asked for",
+    "bad_accept": "the 101 answers another key than the one sent",
+    "not_negotiated": "the 101 chooses an extension or subprotocol that was not offered",
+    # protocol_error, of events and messages
+    "bad_json": "a payload is not JSON of the dialect",
+    "bad_utf8": "a payload is not UTF-8",
+    "event_too_big": "an event, or a line of one, of more than 1 MiB",
+    "message_too_big": "a WebSocket message of more than 1 MiB",
+    "binary_message": "a binary WebSocket message",
+    # protocol_error, of frames
+    "masked_frame": "a masked frame, which only clients send",
+    "reserved_opcode": "a frame with a reserved opcode",
+    "reserved_bits": "a frame with a reserved bit that no extension gave a meaning",
+    "bad_fragment": "a continuation of nothing, or a message or a close frame inside another message",
+    "bad_control": "a control frame that is fragmented or longer than 125 bytes",
+    "bad_close": "a close frame with a code or reason that is not allowed",
+    "bad_compression": "a message that cannot be decompressed",
+    # protocol_error, of TLS
+    "tls_handshake": "the TLS handshake failed",
+    "tls_certificate": "the server's certificate was refused",
+    "tls_record": "a TLS record that cannot be read",
+    # complete
+    "late_data": "complete, but something came after [DONE]",
+    "nothing_to_resume": "the stream had already been read to its end",
+    # timed_out
+    "connect_timeout": "no connection in time",
+    "tls_timeout": "no end of the TLS handshake in time",
+    "head_timeout": "no HTTP head, or no 101, in time",
+    "first_timeout": "no first token in time",
+    "gap_timeout": "no further token in time",
+    "total_timeout": "no end of the stream in time",
+    "idle_timeout": "no end of the reply in time after the last event",
+    # refused
+    "refused": "the server refused the connection",
+    "unreachable": "the server could not be reached",
+    # cancelled
+    "left": "the client left on purpose",
+    "stopped": "the run was stopped",
+}
+"""Why a stream ended as it did, a word for each kind, beside its outcome; see ``meaning``.
+
+A stream that is plainly complete has none. With unreadable payloads, the first one's kind is the reason.
+"""
+
+_HTTP = re.compile(r"http_[1-9][0-9]{2}")
+
+
+def meaning(reason: str) -> str:
+    """One line about a reason; empty for a word that is none."""
+    return REASONS.get("http_<status>" if _HTTP.fullmatch(reason) else reason, "")
+
+
+class Trouble(NamedTuple):
+    """What is wrong with the bytes of a peer: a word of ``REASONS`` for reports, a line for people."""
+
+    reason: str
+    detail: str
 
 
 class Outcome(StrEnum):
@@ -127,7 +205,14 @@ class Wire(Protocol):
 
     @property
     def last_event_id(self) -> str:
-        """What ``request()`` takes to resume; empty when the server sent none."""
+        """What ``request()`` takes to resume after the last whole event; empty while none is known.
+
+        SSE has it from the server's ``id:`` lines. Over a WebSocket the client counts, so it knows at the first chunk.
+        """
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds to wait, by the Retry-After of the last HTTP head; None when absent or unreadable."""
 
     @property
     def retry_ms(self) -> int | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bench.wire.events import MAX_MESSAGE
 
 BOM = b"\xef\xbb\xbf"
+MAX_RETRY_DIGITS = 15
+"""A longer reconnection time, of more than 30,000 years, is ignored."""
 
 
 class EventStream:
@@ -19,6 +21,7 @@ class EventStream:
         "_after_cr",
         "_at_start",
         "_data",
+        "_data_bytes",
         "_id",
         "_line",
         "_line_bytes",
@@ -36,6 +39,7 @@ class EventStream:
         self._line: list[bytes] = []  # pieces of the unfinished last line
         self._line_bytes = 0
         self._data: list[bytes] = []
+        self._data_bytes = 0  # of the data lines so far, each with its line end
         self._id = last_event_id
 
     @property
@@ -68,9 +72,17 @@ class EventStream:
         if last:
             self._line.append(last)
             self._line_bytes += len(last)
-        events = self._interpret(lines) if lines else []
-        if self._line_bytes > MAX_MESSAGE or (self._data and sum(map(len, self._data)) > MAX_MESSAGE):
-            self.too_big = True
+        events: list[bytes] = []
+        if lines:
+            kept = len(self._data)
+            events = self._interpret(lines)
+            if self._data:
+                if events or not kept:
+                    kept = self._data_bytes = 0
+                fresh = self._data[kept:]
+                self._data_bytes += sum(map(len, fresh)) + len(fresh)
+                self.too_big |= self._data_bytes - 1 > MAX_MESSAGE
+        self.too_big |= self._line_bytes > MAX_MESSAGE
         return events
 
     def _interpret(self, lines: list[bytes]) -> list[bytes]:
@@ -93,7 +105,7 @@ class EventStream:
                 if len(data) == 1:
                     events.append(data.pop())
                 elif data:
-                    if sum(map(len, data)) > MAX_MESSAGE:
+                    if sum(map(len, data)) + len(data) - 1 > MAX_MESSAGE:
                         break
                     events.append(b"\n".join(data))
                     data.clear()
@@ -107,5 +119,5 @@ class EventStream:
         elif name == b"id":
             if b"\0" not in value:
                 self._id = value.decode(errors="replace")
-        elif name == b"retry" and value.isdigit():
+        elif name == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
             self.retry_ms = int(value)

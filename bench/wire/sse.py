@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.wire.chat_completions import PATH, Reply, api_error, no_reply
-from bench.wire.events import MAX_MESSAGE, Accepted, Closed, Content, Event, Idle, Outcome, Sizes
+from bench.wire.chat_completions import PATH, Reply, no_reply
+from bench.wire.events import MAX_MESSAGE, Accepted, Closed, Content, Event, Idle, Outcome, Sizes, Trouble
 from bench.wire.eventstream import EventStream
-from bench.wire.http1 import HTTPReply, header_lines
+from bench.wire.http1 import SWITCHING, HTTPReply, header_lines
 from bench.wire.shortcut import ChunkShape, EventShape
-
-MAX_ERROR_BODY = 65_536
 
 
 class SSEWire:
@@ -34,7 +32,6 @@ class SSEWire:
         self._sent = self._total = 0
         self._http: HTTPReply | None = None  # None: nothing was asked yet
         self._streaming = False  # the head was read, what comes is body
-        self._error_body = b""
         self._stream = EventStream()
         self._reply = no_reply()
         self._shape: EventShape | None = None
@@ -57,7 +54,6 @@ class SSEWire:
         self.ready = False
         self._sent, self._total = len(data), 0
         self._http = HTTPReply()
-        self._error_body = b""
         self._stream = EventStream(last_event_id or "")
         self._reply = Reply(stream)
         return data
@@ -87,7 +83,7 @@ class SSEWire:
             if text is not None:
                 return [Content(self._reply.stream, 1, text)]
         events: list[Event] = []
-        trouble = ""
+        trouble: Trouble | None = None
         if not self._streaming:
             data, trouble = self._receive_head(data, events)
         http = self._http
@@ -108,20 +104,23 @@ class SSEWire:
             trouble = self._read_bodies(bodies) or trouble
             bodies.clear()
             self._reply.drain(events)
-        if trouble:
-            self._reply.finish(Outcome.PROTOCOL_ERROR, trouble)
-            self._close(trouble, events)
-        elif http.complete and not self.ready:
-            self._message_ended(http, events)
+        if http.complete and not self.ready:
+            self._message_ended(http, trouble, events)
+        elif trouble is not None:
+            self._reply.finish(Outcome.PROTOCOL_ERROR, trouble.detail, trouble.reason)
+            self._close(trouble.detail, events)
+        elif http.error_full:
+            self._judge_status(http)
+            self._close("the rest of an error is not read", events)
         return events
 
     def eof(self) -> list[Event]:
         """The connection is gone: what was not finished is truncated, or cancelled if that was asked for."""
         events: list[Event] = []
         if not self._closed:
-            if self._streaming:
-                self._judge_status()
-            self._reply.finish(Outcome.TRUNCATED, "the connection ended before [DONE]")
+            if self._streaming and self._http is not None:
+                self._judge_status(self._http)
+            self._reply.finish(Outcome.TRUNCATED, "the connection ended before [DONE]", "closed")
             self._close("end of the connection", events)
         return events
 
@@ -129,6 +128,11 @@ class SSEWire:
     def last_event_id(self) -> str:
         """The event stream's "last event ID string"."""
         return self._stream.last_event_id
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """By the last reply's Retry-After."""
+        return self._http.retry_after_s if self._http else None
 
     @property
     def retry_ms(self) -> int | None:
@@ -145,45 +149,49 @@ class SSEWire:
 
     # The head and the end of the HTTP message.
 
-    def _receive_head(self, data: bytes, events: list[Event]) -> tuple[bytes, str]:
+    def _receive_head(self, data: bytes, events: list[Event]) -> tuple[bytes, Trouble | None]:
         http = self._http
         if self._closed or http is None or self.ready:
             if data and not self._closed:
                 self._close("data nobody asked for", events)
-            return b"", ""
+            return b"", None
         data, trouble = http.feed_head(data)
-        if http.head_read and not trouble:
+        if http.head_read and trouble is None:
             self._streaming = True
             trouble = self._judge_head(http, events)
         return data, trouble
 
-    def _judge_head(self, http: HTTPReply, events: list[Event]) -> str:
+    def _judge_head(self, http: HTTPReply, events: list[Event]) -> Trouble | None:
         kind = http.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        coding = http.headers.get(b"content-encoding", b"identity").strip().lower()
-        if http.status == 200 and kind != b"text/event-stream":
-            return f"content-type {kind.decode('latin-1') or 'missing'} instead of text/event-stream"
-        if http.status == 200 and coding != b"identity":
-            return f"content-encoding {coding.decode('latin-1')} was not asked for"
+        if http.status == SWITCHING:
+            return Trouble("bad_upgrade", "the server switched protocols")
+        if http.status == 200:
+            if kind != b"text/event-stream":
+                found = kind.decode("latin-1") or "missing"
+                return Trouble("content_type", f"content-type {found} instead of text/event-stream")
+            for name, plain in ((b"content-encoding", b"identity"), (b"transfer-encoding", b"chunked")):
+                coding = http.headers.get(name, plain).strip().lower()
+                if coding != plain:
+                    found = f"{name.decode()} {coding.decode('latin-1')}"
+                    return Trouble("content_encoding", f"{found} was not asked for")
         if http.status in (200, 204):
             events.append(Accepted(http.status))
-        return ""
+        return None
 
-    def _judge_status(self) -> None:
+    def _judge_status(self, http: HTTPReply) -> None:
         """End the stream by the status of the reply, unless it is 200: then the events decide."""
-        assert self._http is not None
-        status, headers = self._http.status, self._http.headers
-        if status == 204:
+        if http.status == 204:
             # "a client can be told to stop reconnecting using the HTTP 204 No Content response code" (WHATWG HTML 9.2)
-            self._reply.finish(Outcome.COMPLETE, "204: nothing to resume")
-        elif status != 200:
-            retry_after = headers.get(b"retry-after", b"").decode("latin-1")
-            advice = f" (retry-after: {retry_after})" if retry_after else ""
-            self._reply.finish(Outcome.HTTP_ERROR, f"{status}: {api_error(self._error_body)}{advice}")
+            self._reply.finish(Outcome.COMPLETE, "204: nothing to resume", "nothing_to_resume")
+        elif http.status != 200:
+            refusal = http.refusal()
+            self._reply.finish(Outcome.HTTP_ERROR, refusal.detail, refusal.reason)
 
-    def _message_ended(self, http: HTTPReply, events: list[Event]) -> None:
-        self._judge_status()
-        self._reply.finish(Outcome.TRUNCATED, "the reply ended before [DONE]")
-        if http.keep_alive:
+    def _message_ended(self, http: HTTPReply, trouble: Trouble | None, events: list[Event]) -> None:
+        """The reply is all there, so what is wrong with what follows it is no fault of this stream."""
+        self._judge_status(http)
+        self._reply.finish(Outcome.TRUNCATED, "the reply ended before [DONE]", "no_done")
+        if http.keep_alive and trouble is None:
             self._streaming = False
             self._shortcut = self._chunks = None
             http.release()
@@ -191,7 +199,7 @@ class SSEWire:
             self.ready = True
             events.append(Idle())
         else:
-            self._close("the server does not keep the connection", events)
+            self._close(trouble.detail if trouble else "the server does not keep the connection", events)
 
     def _close(self, reason: str, events: list[Event]) -> None:
         self._closed = True
@@ -204,11 +212,11 @@ class SSEWire:
 
     # The body.
 
-    def _read_bodies(self, bodies: list[bytes]) -> str:
+    def _read_bodies(self, bodies: list[bytes]) -> Trouble | None:
         assert self._http is not None
         if self._http.status != 200:
-            self._error_body = (self._error_body + b"".join(bodies))[:MAX_ERROR_BODY]
-            return ""
+            self._http.take_error()
+            return None
         reply = self._reply
         done = 0
         while done < len(bodies):
@@ -222,7 +230,11 @@ class SSEWire:
             if done < len(bodies):
                 self._read_body(bodies[done])
                 done += 1
-        return f"an event of more than {MAX_MESSAGE} bytes" if self._stream.too_big else ""
+        if not self._stream.too_big:
+            return None
+        trouble = Trouble("event_too_big", f"an event of more than {MAX_MESSAGE} bytes")
+        reply.finish(Outcome.PROTOCOL_ERROR, trouble.detail, trouble.reason)
+        return trouble
 
     def _read_body(self, body: bytes) -> None:
         reply = self._reply
@@ -230,7 +242,7 @@ class SSEWire:
             try:
                 reply.take(payload)
             except UnicodeDecodeError as error:
-                reply.spoil(payload, str(error))
+                reply.spoil(payload, Trouble("bad_utf8", str(error)))
         shape = self._shape
         if reply.prefix and (shape is None or shape.prefix is not reply.prefix):
             # A body of another form would make a shape that nothing has: slower, never wrong.

@@ -16,27 +16,78 @@ from collections.abc import Iterable
 
 import msgspec
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.exceptions import InvalidHeader, InvalidMessage, PayloadTooBig
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 from websockets.utils import accept_key
 
-from bench.wire.chat_completions import PATH, Reply, api_error, no_reply
-from bench.wire.events import MAX_MESSAGE, NO_STREAM, Accepted, Closed, Content, Event, Finished, Idle, Outcome, Sizes
-from bench.wire.http1 import HEAD_END, accepts_plainly
+from bench.wire.chat_completions import PATH, Reply, no_reply
+from bench.wire.event_id import split_event_id
+from bench.wire.events import (
+    MAX_MESSAGE,
+    NO_STREAM,
+    Accepted,
+    Closed,
+    Content,
+    Event,
+    Finished,
+    Idle,
+    Outcome,
+    Sizes,
+    Trouble,
+)
+from bench.wire.http1 import HEAD_END, SWITCHING, HTTPReply, accepts_plainly
 from bench.wire.shortcut import FrameShape
 
 FINAL_TEXT = 0x81
+FINAL, RESERVED, RSV1, MASKED = 0x80, 0x70, 0x40, 0x80
 LENGTH_16 = 126
+LONGEST_CONTROL = 125
+LONGEST_REASON = 123
 CANCEL = b'{"type":"cancel"}'
 
 
 def text_frame(message: bytes) -> bytes:
     """A message in one masked frame (section 5.3)."""
     return Frame(Opcode.TEXT, message).serialize(mask=True)
+
+
+def judge_head(first: int, second: int, length: int, begun: int | None, rsv1: bool) -> Trouble | None:
+    """What is wrong with the head of a frame from a server (sections 5.2, 5.4 and 5.5).
+
+    ``begun`` is the bytes so far of a fragmented message, None when there is none under way; ``rsv1`` says whether an
+    extension gave that bit a meaning.
+    """
+    opcode = first & 0x0F
+    if opcode not in OPCODES:
+        return Trouble("reserved_opcode", f"a frame with opcode {opcode}")
+    if first & RESERVED and not (rsv1 and first & RESERVED == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY)):
+        return Trouble("reserved_bits", f"a frame with reserved bits {first >> 4 & 7:03b}")
+    if second & MASKED:
+        return Trouble("masked_frame", "a masked frame")
+    if opcode >= Opcode.CLOSE:
+        if not first & FINAL or length > LONGEST_CONTROL:
+            return Trouble("bad_control", f"a control frame of {length} bytes{'' if first & FINAL else ', not final'}")
+        if opcode == Opcode.CLOSE and begun is not None:
+            return Trouble("bad_fragment", "a close frame inside a message")
+    elif (opcode == Opcode.CONT) is (begun is None):
+        return Trouble("bad_fragment", "a message inside a message" if opcode else "a continuation of nothing")
+    elif opcode == Opcode.BINARY:
+        return Trouble("binary_message", "a binary message")
+    elif length + (begun or 0) > MAX_MESSAGE:
+        return Trouble("message_too_big", f"a message of {length + (begun or 0)} bytes, more than {MAX_MESSAGE}")
+    return None
+
+
+OPCODES = frozenset(Opcode)
+CLOSE_CODES = {
+    "message_too_big": CloseCode.MESSAGE_TOO_BIG,
+    "binary_message": CloseCode.UNSUPPORTED_DATA,
+    "bad_utf8": CloseCode.INVALID_DATA,
+}
+"""Reason -> the code to close with, where it is not 1002 (section 7.4.1)."""
 
 
 class WebSocketWire:
@@ -65,17 +116,17 @@ class WebSocketWire:
         self._accept = accept_key(request.headers["Sec-WebSocket-Key"]).encode()
         self._unread_head = b""  # a 101 that the full parser has not been given yet
         self.ready = False
-        self.last_event_id = ""  # a client counts the chunks: WebSocket messages carry no id
         self.retry_ms: int | None = None
         self._closed = False
         self._reply = no_reply()
         self._handshake = True
-        self._head_tail = b""
-        self._head_read = False
-        self._scan = False  # frames are read here, and the full parser is owed nothing
+        self._http: HTTPReply | None = None  # the answer to the handshake, unless it was plain
+        self._scan = False  # the handshake is done, and the full parser is owed nothing
+        self._plain = True  # no extension was agreed: frames are what they seem
         self._owed = 0  # bytes of a frame whose beginning the full parser has
+        self._opcode = 0  # of that frame, or of the last one it was given
         self._rest = b""  # beginning of a frame that is not handed over yet
-        self._fragments: list[bytes] = []
+        self._message: bytearray | None = None  # the beginning of a fragmented message
         self._shape: FrameShape | None = None
         self._shortcut: FrameShape | None = None  # the shape, if a read may begin with a frame that has it
         self._opening_sent = self._opening_bytes = self._sent = self._total = 0
@@ -92,7 +143,11 @@ class WebSocketWire:
         if not self.ready:
             raise RuntimeError("the connection is not open, or a request is under way")
         self.ready = False
-        self._reply = Reply(stream)
+        old, resume = self._reply, last_event_id or ""
+        stale = (old.completion_id or "") if old.cancelled else None
+        if (event := split_event_id(resume)) and event.completion_id == stale:
+            stale = None  # the client goes on with what it had cancelled
+        self._reply = Reply(stream, resume=resume, stale=stale)
         self._total = 0
         if last_event_id:
             members = body.strip()[1:-1]
@@ -104,7 +159,7 @@ class WebSocketWire:
 
     def cancel(self, stream: int) -> bytes | None:
         """The message that asks the server to stop; the stream is over when the server says so."""
-        if stream != self._reply.stream or self._reply.ended or self._closed:
+        if stream != self._reply.stream or self._reply.ended or self._reply.cancelled or self._closed:
             return b""
         self._reply.cancelled = True
         data = text_frame(CANCEL)
@@ -113,7 +168,7 @@ class WebSocketWire:
 
     def close(self) -> bytes:
         """A close frame (section 5.5.1)."""
-        if self._settled().state is State.OPEN:
+        if not self._closed and self._settled().state is State.OPEN:
             self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
         self.ready = False
         return self.to_send()
@@ -135,6 +190,8 @@ class WebSocketWire:
             if text is not None:
                 return [Content(self._reply.stream, 1, text)]
         events: list[Event] = []
+        if self._closed:
+            return events
         if not self._scan:
             data = self._receive_unscanned(data, events)
         elif self._rest:
@@ -158,11 +215,25 @@ class WebSocketWire:
             return events
         self._settled().receive_eof()
         if self._handshake:
-            self._refused(events, at_eof=True)
+            if self._http is not None and self._http.head_read:
+                self._refused(Outcome.HTTP_ERROR, self._http.refusal(), events)
+            else:
+                trouble = Trouble("handshake_closed", "the connection ended during the handshake")
+                self._refused(Outcome.TRUNCATED, trouble, events)
         else:
-            self._reply.finish(Outcome.TRUNCATED, "the connection ended before [DONE]")
+            self._reply.finish(Outcome.TRUNCATED, "the connection ended before [DONE]", "no_close_frame")
             self._close(CloseCode.ABNORMAL_CLOSURE, "no close frame", events)
         return events
+
+    @property
+    def last_event_id(self) -> str:
+        """Counted here, because messages carry no id."""
+        return self._reply.event_id
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """By the Retry-After of a refused handshake."""
+        return self._http.retry_after_s if self._http else None
 
     @property
     def sizes(self) -> Sizes:
@@ -176,7 +247,7 @@ class WebSocketWire:
 
     def _current_shape(self, reply: Reply) -> FrameShape | None:
         """What a frame with a content chunk looks like; None when none can come next, or it is not known yet."""
-        if not reply.prefix or reply.ended or self._fragments:
+        if not reply.prefix or reply.ended or self._message is not None or not self._plain:
             return None
         if self._shape is None or self._shape.prefix is not reply.prefix:
             self._shape = FrameShape(reply)
@@ -208,71 +279,81 @@ class WebSocketWire:
             self._rest = data[start:]
             return size
         end = body + length
-        if data[start] == FINAL_TEXT and data[start + 1] <= LENGTH_16 and not self._fragments:
+        first, second = data[start], data[start + 1]
+        begun = self._message
+        if first == FINAL_TEXT and second <= LENGTH_16 and begun is None and self._plain:
             if end > size:
                 self._rest = data[start:]
                 return size
             self._take(data[body:end], events)
             return end
+        trouble = judge_head(first, second, length, None if begun is None else len(begun), not self._plain)
+        if trouble is not None:
+            self._fail(trouble, events)
+            return size
         self._owed = max(end - size, 0)
         self._scan = not self._owed
+        self._opcode = first & 0x0F
         self._to_full_parser(data[start:end], events)
         return min(end, size)
 
     # Frames for the full parser.
 
     def _receive_unscanned(self, data: bytes, events: list[Event]) -> bytes:
-        """The handshake, the rest of a frame the full parser has begun, compressed frames; return what follows."""
+        """The handshake, or the rest of a frame the full parser has begun; return what follows."""
         if self._handshake:
             data = self._receive_handshake(data, events)
-        if self._closed:
-            return b""
-        if data and self._owed:
+        if data and self._owed and not self._closed:
             part, data = data[: self._owed], data[self._owed :]
             self._owed -= len(part)
             self._scan = not self._owed
             self._to_full_parser(part, events)
-        if data and self._protocol.extensions:
-            self._to_full_parser(data, events)
-            data = b""
         return data
 
     def _to_full_parser(self, data: bytes, events: list[Event]) -> None:
         protocol = self._settled()
         protocol.receive_data(data)
         for frame in protocol.events_received():
-            if isinstance(frame, Frame) and not self._closed:
+            if isinstance(frame, Frame):
                 self._take_frame(frame, events)
-        if protocol.parser_exc is not None and not self._closed:
-            close = protocol.close_sent
-            self._reply.finish(Outcome.PROTOCOL_ERROR, str(close or protocol.parser_exc))
-            self._close(close.code if close else CloseCode.ABNORMAL_CLOSURE, close.reason if close else "", events)
+        if (error := protocol.parser_exc) is not None and not self._closed:
+            # Heads were judged before, so it is what a frame holds.
+            if isinstance(error, PayloadTooBig):
+                reason = "message_too_big"
+            else:
+                reason = "bad_close" if self._opcode == Opcode.CLOSE else "bad_compression"
+            self._fail(Trouble(reason, str(error)), events)
 
     def _take_frame(self, frame: Frame, events: list[Event]) -> None:
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.CONT:
-            self._fragments.append(bytes(frame.data))
+            message = self._message
+            if message is None and frame.fin:
+                self._take(bytes(frame.data), events)
+                return
+            message = self._message = bytearray() if message is None else message
+            message += frame.data
             if frame.fin:
-                message = b"".join(self._fragments)
-                self._fragments.clear()
-                self._take(message, events)
-        elif frame.opcode is Opcode.BINARY:
-            self._fail(CloseCode.UNSUPPORTED_DATA, "a binary message", events)
+                self._message = None
+                self._take(bytes(message), events)
         elif frame.opcode is Opcode.CLOSE:
             close = self._protocol.close_rcvd
             assert close is not None
-            self._reply.finish(Outcome.TRUNCATED, f"closed by the server: {close}")
+            self._reply.finish(Outcome.TRUNCATED, f"closed by the server: {close}", "close_frame")
             self._close(close.code, close.reason, events)
 
     def _take(self, message: bytes, events: list[Event]) -> None:
         try:
             self._reply.take(message)
         except UnicodeDecodeError as error:  # section 8.1
-            self._fail(CloseCode.INVALID_DATA, f"a text message that is not UTF-8: {error.reason}", events)
+            self._fail(Trouble("bad_utf8", f"a text message that is not UTF-8: {error.reason}"), events)
 
-    def _fail(self, code: CloseCode, detail: str, events: list[Event]) -> None:
-        self._settled().fail(code, detail)
-        self._reply.finish(Outcome.PROTOCOL_ERROR, detail)
-        self._close(code, detail, events)
+    def _fail(self, trouble: Trouble, events: list[Event]) -> None:
+        """Fail the connection (section 7.1.7)."""
+        code = CLOSE_CODES.get(trouble.reason, CloseCode.PROTOCOL_ERROR)
+        if self._settled().parser_exc is None:  # else it has done so itself
+            self._protocol.fail(code, trouble.detail[:LONGEST_REASON])
+        self._reply.finish(Outcome.PROTOCOL_ERROR, f"{code.value}: {trouble.detail}", trouble.reason)
+        self._close(code, trouble.detail, events)
 
     def _close(self, code: int, reason: str, events: list[Event]) -> None:
         self._closed = True
@@ -280,40 +361,69 @@ class WebSocketWire:
         self._shortcut = None
         # A suspended generator and tracebacks hold the protocol that holds them: cycles for the garbage collector.
         self._protocol.parser.close()
+        if error := self._protocol.handshake_exc:
+            error.__traceback__ = None  # it holds the response, which holds the error
         self._protocol.parser_exc = self._protocol.handshake_exc = None
         self._protocol.events_received()
+        self._message = None
+        self._rest = b""
+        if self._http is not None:
+            self._http.release()
         self._reply.drain(events)
         events.append(Closed(int(code), reason))
 
     # The handshake.
 
     def _receive_handshake(self, data: bytes, events: list[Event]) -> bytes:
-        """Give the full parser the head of the reply and no more, so that frames behind it can be read here."""
-        head, blank, rest = data.partition(HEAD_END)
-        if blank and not self._opening_bytes and accepts_plainly(head + blank, self._accept):
-            self._unread_head = head + blank
-            self._opening_bytes = len(self._unread_head)
-            self._opened(events)
-            return rest
-        while data and self._handshake and not self._closed:
-            window = self._head_tail + data
-            end = -1 if self._head_read else window.find(HEAD_END)
-            cut = len(data) if end < 0 else end + len(HEAD_END) - len(self._head_tail)
-            self._head_tail = window[-3:]
-            self._head_read = self._head_read or end >= 0
-            self._opening_bytes += cut
-            self._protocol.receive_data(data[:cut])
-            data = data[cut:]
-            if self._protocol.handshake_exc is not None:
-                self._refused(events, at_eof=False)
-            elif self._protocol.state is State.OPEN:
-                self._protocol.events_received()  # the head
+        """Read the answer to the handshake; return the frames behind it, which can be read here."""
+        http = self._http
+        if http is None:
+            head, blank, rest = data.partition(HEAD_END)
+            if blank and accepts_plainly(head + blank, self._accept):
+                self._unread_head = head + blank
+                self._opening_bytes = len(self._unread_head)
                 self._opened(events)
-        return data
+                return rest
+            http = self._http = HTTPReply()
+        trouble: Trouble | None = None
+        if not http.head_read:
+            data, trouble = http.feed_head(data)
+            self._opening_bytes = http.head_bytes
+        if http.head_read and http.status != SWITCHING and trouble is None:
+            trouble = http.feed(data)
+            http.take_error()
+            if trouble is None or http.complete:
+                if http.complete or http.error_full:
+                    self._refused(Outcome.HTTP_ERROR, http.refusal(), events)
+                return b""
+        elif http.head_read and trouble is None:
+            trouble = self._judge_101(http.head)
+            if trouble is None:
+                http.release()
+                self._opened(events)
+                return data
+        if trouble is not None:
+            self._refused(Outcome.PROTOCOL_ERROR, trouble, events)
+        return b""
+
+    def _judge_101(self, head: bytes) -> Trouble | None:
+        """Whether the full parser accepts the handshake, too (section 4.1)."""
+        self._protocol.receive_data(head)
+        self._protocol.events_received()  # the head
+        error = self._protocol.handshake_exc
+        if error is None:
+            return None
+        if isinstance(error, InvalidHeader):
+            reason = "bad_accept" if error.name == "Sec-WebSocket-Accept" else "bad_upgrade"
+        else:
+            reason = "bad_head" if isinstance(error, InvalidMessage) else "not_negotiated"
+        detail = f"{error}{f': {error.__cause__}' if error.__cause__ else ''}"
+        return Trouble(reason, detail)
 
     def _opened(self, events: list[Event]) -> None:
         self._handshake = False
-        self._scan = not self._protocol.extensions
+        self._scan = True
+        self._plain = not self._protocol.extensions
         self.ready = True
         events += (Accepted(101), Idle())
 
@@ -328,19 +438,7 @@ class WebSocketWire:
             self._protocol.events_received()
         return self._protocol
 
-    def _refused(self, events: list[Event], *, at_eof: bool) -> None:
-        error = self._protocol.handshake_exc
-        outcome, detail = (
-            Outcome.PROTOCOL_ERROR,
-            f"{error}{f': {error.__cause__}' if error and error.__cause__ else ''}",
-        )
-        if isinstance(error, InvalidStatus):
-            response: Response = error.response
-            error.__traceback__ = None  # the response holds the error, too
-            outcome, detail = Outcome.HTTP_ERROR, f"{response.status_code}: {api_error(bytes(response.body))}"
-            if retry_after := response.headers.get("Retry-After"):
-                detail += f" (retry-after: {retry_after})"
-        elif at_eof and isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
-            outcome, detail = Outcome.TRUNCATED, "the connection ended during the handshake"
-        events.append(Finished(NO_STREAM, outcome, detail))
-        self._close(CloseCode.ABNORMAL_CLOSURE, detail, events)
+    def _refused(self, outcome: Outcome, trouble: Trouble, events: list[Event]) -> None:
+        self._opening_bytes, self._total = self._total, 0  # all of it answers the handshake
+        events.append(Finished(NO_STREAM, outcome, trouble.detail, trouble.reason))
+        self._close(CloseCode.ABNORMAL_CLOSURE, trouble.detail, events)

@@ -246,7 +246,7 @@ def test_cancel() -> None:
     assert json.loads(server.events_received()[0].data) == {"type": "cancel"}
     assert not wire.ready
     got = wire.receive(text_frames([chunk({"content": "b"}), DONE]))
-    assert got == [Content(STREAM, 1, b"b"), Finished(STREAM, Outcome.CANCELLED, ""), Idle()]
+    assert got == [Content(STREAM, 1, b"b"), Finished(STREAM, Outcome.CANCELLED, "", "left"), Idle()]
     assert wire.cancel(STREAM) == b""
 
 

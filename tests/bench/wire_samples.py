@@ -79,6 +79,7 @@ class Summary(NamedTuple):
     finished: tuple[tuple[str, str], ...] = ()
     idle: int = 0
     closed: tuple[int, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 def summary(events: Iterable[Event]) -> Summary:
@@ -93,6 +94,7 @@ def summary(events: Iterable[Event]) -> Summary:
         tuple((event.outcome.value, event.detail) for event in events if isinstance(event, Finished)),
         sum(isinstance(event, Idle) for event in events),
         tuple(event.code for event in events if isinstance(event, Closed)),
+        tuple(event.reason for event in events if isinstance(event, Finished) and event.reason),
     )
 
 
