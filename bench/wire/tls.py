@@ -133,24 +133,17 @@ class TLSWire:
         if trouble:
             self._fail(Outcome.PROTOCOL_ERROR, f"TLS: {trouble}", "tls_record", events)
         elif notified:
-            events += self.eof()
+            events += self._ended()
             self._notify()
         elif self._wanted and self._asked and self._inner.ready:
             self._keep_session()
         return events
 
     def eof(self) -> list[Event]:
-        """The connection is gone, or the peer's close_notify says that it will be."""
-        events: list[Event] = []
-        if self._over:
-            return events
-        if not self._secured:
-            detail = "the connection ended during the TLS handshake"
-            self._fail(Outcome.TRUNCATED, detail, "closed", events)
-            return events
-        self._over = True
-        self._keep_session()
-        return self._inner.eof()
+        """The connection is gone."""
+        events = self._ended()
+        self._writable = False
+        return events
 
     @property
     def ready(self) -> bool:
@@ -166,6 +159,11 @@ class TLSWire:
     def retry_ms(self) -> int | None:
         """The inner wire's."""
         return self._inner.retry_ms
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The inner wire's."""
+        return self._inner.retry_after_s
 
     @property
     def sizes(self) -> Sizes:
@@ -224,6 +222,17 @@ class TLSWire:
         self._keep_session()
         with suppress(ssl.SSLError):  # the peer's has not come, or it goes on sending
             self._records.unwrap()
+
+    def _ended(self) -> list[Event]:
+        """Nothing more comes: the connection is gone, or the peer's close_notify says so."""
+        events: list[Event] = []
+        if self._secured and not self._over:
+            self._over = True
+            self._keep_session()
+            events = self._inner.eof()
+        elif not self._over:
+            self._fail(Outcome.TRUNCATED, "the connection ended during the TLS handshake", "closed", events)
+        return events
 
     def _fail(self, outcome: Outcome, detail: str, reason: str, events: list[Event]) -> None:
         """End the inner wire, and say why in its place."""
