@@ -37,3 +37,9 @@ def derive_seed(run_seed: int, *parts: str | int) -> int:
     text = "\0".join(str(part) for part in (run_seed, *parts))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return 10**14 + int.from_bytes(digest, "little") % (9 * 10**14)
+
+
+def draw(seed: int, what: str) -> float:
+    """From 0 up to 1, evenly: what a stream's seed decides about its client, the same on every machine."""
+    digest = hashlib.blake2b(f"{seed}\0{what}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.alignment import align
+from bench.alignment import Alignment, align
 from bench.files import write_whole
 from bench.rawlog import DROPPED, STREAMS_FILE, StreamRecord, content_reads
 from bench.record import DICTIONARY, DRIVER_STAMPS, FLAGS, FLAWS, FORMAT, METADATA_KEY, SCHEMA, SIZES
@@ -21,8 +21,8 @@ from bench.scenario import PRIME, AnyPhase, Closed, Open, Scenario
 from servers.emission_log import CLOSED, DTYPE, IDENT, OPENED, Ended, read_emissions
 from servers.emitter import Schedule, completion_key, schedule
 
-EMISSIONS_FILE = "emissions.bin"
-"""The server's log, beside the driver's."""
+EMISSIONS_FILES = "emissions-{}.bin"
+"""The logs of the servers of a trial, beside the driver's: 0 for the first, and one more for each that took over."""
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -64,7 +64,7 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     due, written, received = (np.full(slots, _NULL) for _ in range(3))
     read = np.zeros(slots, dtype=np.int32)
 
-    emissions, facts["log_torn"] = _emissions(folder / EMISSIONS_FILE)
+    emissions, facts["log_torn"] = _emissions(folder, facts.get("restarts", 0))
     server = _place_emissions(emissions, records, bases, due, written)
     flaws = _place_reads(folder, records, schedules, bases, written, received, read)
 
@@ -133,13 +133,55 @@ class _Chunks:
     received: Array
 
 
-def _emissions(path: Path) -> tuple[Array, bool]:
-    """The records of the server's log, and whether it is torn: missing, or not cut to its records as `close` does."""
-    try:
-        data, size = read_emissions(path), path.stat().st_size
-    except FileNotFoundError:
-        return np.zeros(0, dtype=DTYPE), True
-    return np.frombuffer(data, dtype=DTYPE), len(data) != size
+def _emissions(folder: Path, restarts: int) -> tuple[Array, bool]:
+    """The records of the servers' logs, with stream numbers that run on from one to the next; and whether one is torn.
+
+    Torn is a log that is missing, or not cut to its records as `close` does. A server that is killed on purpose cannot.
+    """
+    logs, torn, streams = [], False, 0
+    for number in range(restarts + 1):
+        path = folder / EMISSIONS_FILES.format(number)
+        try:
+            data, size = read_emissions(path), path.stat().st_size
+        except FileNotFoundError:
+            torn = True
+            continue
+        torn = torn or (number == restarts and len(data) != size)
+        log = np.frombuffer(data, dtype=DTYPE).copy()
+        log["stream"] += streams
+        streams = int(log["stream"].max()) + 1 if len(log) else streams
+        logs.append(log)
+    return np.concatenate(logs) if logs else np.zeros(0, dtype=DTYPE), torn
+
+
+class _Asked:
+    """Which of the driver's requests one that a server took up was."""
+
+    def __init__(self, records: list[StreamRecord]) -> None:
+        self._records = records
+        self._named: dict[tuple[int, int, int], list[int]] = {}
+        self._nameless: dict[int, list[int]] = {}
+        for i, record in enumerate(records):
+            if record.completion_id:
+                self._named.setdefault(completion_key(record.completion_id), []).append(i)
+            elif record.requested_ns:
+                self._nameless.setdefault(record.seed, []).append(i)
+
+    def by(self, key: tuple[int, int, int], taken_up_ns: int) -> int | None:
+        """The request for that completion, or, of those that were told of none, for that seed, which was under way.
+
+        A stream that is resumed is asked for several times: the latest request before then is meant.
+        """
+        named = self._named.get(key, [])
+        then = [i for i in named if self._records[i].requested_ns <= taken_up_ns] or named
+        if not then:
+            named = self._nameless.get(key[1], [])
+            then = [i for i in named if self._records[i].requested_ns <= taken_up_ns <= self._records[i].ended_ns]
+        if not then:
+            return None
+        latest = max(then, key=lambda i: self._records[i].requested_ns)
+        named.remove(latest)
+        return latest
 
 
 def _place_emissions(
@@ -150,15 +192,15 @@ def _place_emissions(
     written: Array,
 ) -> list[_Served]:
     """Put the server's stamps into the slots of the streams they belong to; return what it says of each stream."""
-    index = {completion_key(r.completion_id): i for i, r in enumerate(records) if r.completion_id}
     ordinal = emissions["ordinal"]
     opened = emissions[ordinal == OPENED]
     seeds = {int(e["stream"]): int(e["a"]) for e in emissions[ordinal == IDENT]}
     served = [_Served() for _ in records]
     owners = np.full(int(emissions["stream"].max()) + 1 if len(emissions) else 0, -1, dtype=np.int64)
+    asked = _Asked(records)
     for entry in opened:
         number, key = int(entry["stream"]), int(entry["b"])
-        who = index.get((key & 0xFFFFFFFF, seeds.get(number, -1), key >> 32))
+        who = asked.by((key & 0xFFFFFFFF, seeds.get(number, -1), key >> 32), int(entry["a"]))
         if who is not None:
             owners[number] = who
             served[who].taken_up_ns = int(entry["a"])
@@ -193,7 +235,8 @@ def _place_reads(
     Reads are numbered as they are found. Flaws are chunks lost, repeated, reordered and corrupted: a complete stream
     owes its whole schedule, another what the server had handed over.
     """
-    flaws: dict[str, list[int]] = {name: [] for name in FLAWS}
+    flaws: dict[str, list[int]] = {name: [0] * len(records) for name in FLAWS}
+    so_far: dict[tuple[str, int, int], _Had] = {}
     number = 0
     for i, (record, (stream, in_stamps, in_counts)) in enumerate(zip(records, content_reads(folder), strict=True)):
         assert record.stream == stream, "both files have a stream's part from the same moment, so in the same order"
@@ -202,22 +245,60 @@ def _place_reads(
         in_read = np.repeat(np.arange(number, number + len(counts)), counts)
         number += len(counts)
         texts = record.text.split("\x1f") if record.chunks else []
-        sent = schedules[i].texts
-        owed = len(sent)
-        if record.outcome != "complete":
-            handed = np.flatnonzero(written[bases[i] : bases[i + 1]] != _NULL)
-            owed = int(handed[-1]) + 1 if handed.size else 0
-            sent = sent[: max(owed, len(texts))]
-        found = align(sent, texts)
-        places = np.arange(len(texts)) if found.places is None else np.array(found.places, dtype=np.int64)
+        handed = np.flatnonzero(written[bases[i] : bases[i + 1]] != _NULL)
+        key = record.phase, record.step, record.ordinal
+        had = so_far.pop(key, None) if record.attempt else None
+        had = had or _Had(np.zeros(len(schedules[i].texts), dtype=bool))
+        if record.window:
+            so_far[key] = had
+        had.owed = max(had.owed, int(handed[-1]) + 1 if handed.size else 0)
+        owed = had.owed if record.outcome != "complete" else len(schedules[i].texts)
+        found, places = _found(schedules[i].texts, texts, max(0, record.resumed_from), owed)
         known = places >= 0
         received[bases[i] + places[known]] = stamps[known]
         read[bases[i] + places[known]] = in_read[known]
-        flaws["lost"].append(max(0, owed - found.matched))
-        flaws["repeated"].append(found.repeated)
-        flaws["reordered"].append(found.reordered)
-        flaws["corrupted"].append(found.corrupted)
+        had.repeated += found.repeated + int(had.seen[places[known]].sum())
+        had.reordered += found.reordered
+        had.corrupted += found.corrupted
+        had.seen[places[known]] = True
+        # What a stream lacks is known when its last attempt is over: the account is with that one.
+        if had.last >= 0:
+            for name in FLAWS:
+                flaws[name][had.last] = 0
+        had.last = i
+        flaws["lost"][i] = max(0, owed - int(had.seen.sum()))
+        for name in ("repeated", "reordered", "corrupted"):
+            flaws[name][i] = getattr(had, name)
     return flaws
+
+
+@dataclass(slots=True)
+class _Had:
+    """What came of a stream over its attempts so far."""
+
+    seen: Array
+    """Per chunk of the schedule, whether it was received."""
+    owed: int = 0
+    """Chunks that a server handed over."""
+    repeated: int = 0
+    reordered: int = 0
+    corrupted: int = 0
+    last: int = -1
+    """The newest attempt's record."""
+
+
+def _found(sent: Sequence[str], texts: list[str], first: int, owed: int) -> tuple[Alignment, Array]:
+    """Compare the texts of an attempt, which asked for the chunks from `first` on, with those of the schedule.
+
+    Also the place of each among all chunks, -1 for none. Of a stream that broke off only what was owed counts, or what
+    came.
+    """
+    rest = sent[first : max(owed, first + len(texts))]
+    found = align(rest, texts)
+    if first and found.places is not None:
+        first, found = 0, align(sent[: max(owed, first + len(texts))], texts)  # it went on at another place
+    places = np.arange(len(texts)) if found.places is None else np.array(found.places, dtype=np.int64)
+    return found, np.where(places >= 0, places + first, -1)
 
 
 def _add_trial_facts(
@@ -250,7 +331,7 @@ def _phase_facts(
     begun = [
         (record, plan)
         for record, plan, here in zip(records, schedules, mine, strict=True)
-        if here and record.outcome != DROPPED
+        if here and record.outcome != DROPPED and not record.attempt
     ]
     work = sorted((record.ordinal, record.seed, sum(plan.tokens)) for record, plan in begun)
     fixed = isinstance(load, Open) or (isinstance(load, Closed) and load.turns is not None)

@@ -78,9 +78,13 @@ class StreamRecord(msgspec.Struct):
 
 
 class RawLog:
-    """Appends ended streams to the files under `folder`, which must exist. Raises `OSError`."""
+    """Appends ended streams to the files under `folder`, which must exist. Raises `OSError`.
 
-    def __init__(self, folder: Path) -> None:
+    `secret` never gets there: a server may repeat it in an error.
+    """
+
+    def __init__(self, folder: Path, secret: str = "") -> None:
+        self._secret = secret.encode()
         self._reads = open(folder / READS_FILE, "wb", buffering=1 << 16)  # noqa: SIM115 - closed by close()
         self._streams = open(folder / STREAMS_FILE, "wb", buffering=1 << 16)  # noqa: SIM115
         self._encoder = msgspec.json.Encoder()
@@ -90,7 +94,10 @@ class RawLog:
         self._reads.write(_BLOCK.pack(record.stream, len(stamps_ns)))
         stamps_ns.tofile(self._reads)
         counts.tofile(self._reads)
-        self._streams.write(self._encoder.encode(record) + b"\n")
+        line = self._encoder.encode(record)
+        if self._secret and self._secret in line:
+            line = line.replace(self._secret, b"***")
+        self._streams.write(line + b"\n")
 
     def flush(self) -> None:
         """Hand to the system what is buffered, so that `content_reads` sees it."""

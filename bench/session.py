@@ -11,8 +11,21 @@ from array import array
 from collections.abc import Callable
 
 from bench.rawlog import RawLog, StreamRecord
+from bench.retry import event_of
 from bench.scenario import Timeouts
-from bench.wire.events import NO_STREAM, SEPARATOR, Accepted, Closed, Content, Finished, Identified, Idle, Outcome, Wire
+from bench.wire.events import (
+    NO_STREAM,
+    SEPARATOR,
+    Accepted,
+    Closed,
+    Content,
+    Finished,
+    Identified,
+    Idle,
+    Outcome,
+    Secured,
+    Wire,
+)
 
 NEVER = 2**63 - 1
 
@@ -42,6 +55,7 @@ class Session:
         "_deadline_ns",
         "_expiring",
         "_gap_ns",
+        "_last_event_id",
         "_log",
         "_over",
         "_record",
@@ -49,18 +63,21 @@ class Session:
         "_stamps",
         "_texts",
         "_timeouts",
+        "_tls",
         "_total_deadline_ns",
         "_wire",
         "alive",
         "close",
         "ended",
         "idle",
+        "leaving",
         "out",
         "segments",
     )
 
-    def __init__(self, wire: Wire, timeouts: Timeouts, log: RawLog, counters: Counters) -> None:
+    def __init__(self, wire: Wire, timeouts: Timeouts, log: RawLog, counters: Counters, *, tls: bool = False) -> None:
         self._wire = wire
+        self._tls = tls
         self._timeouts = timeouts
         self._gap_ns = int(timeouts.gap_s * 1e9)
         self._log = log
@@ -68,6 +85,7 @@ class Session:
         self._record: StreamRecord | None = None
         self._over: StreamRecord | None = None
         self._body = b""
+        self._last_event_id = ""
         self._asking = False
         self._texts: list[bytes] = []
         self._stamps = array("q")
@@ -79,6 +97,8 @@ class Session:
         self.close = False
         self.idle = False
         self.alive = True
+        self.leaving = False
+        """The client is to leave now: call `depart`."""
         self.ended: StreamRecord | None = None
         self.segments: Callable[[], int] = _uncounted
         """How many data segments the connection has received so far; -1 where the owner of the socket cannot tell."""
@@ -86,10 +106,17 @@ class Session:
 
     # What the driver wants.
 
-    def ask(self, record: StreamRecord, body: bytes) -> None:
-        """Start a stream with this request body: at once on an idle connection, else as soon as the wire is ready."""
+    def ask(self, record: StreamRecord, body: bytes, last_event_id: str = "") -> None:
+        """Start a stream with this request body: at once on an idle connection, else as soon as the wire is ready.
+
+        `last_event_id` asks for what comes after that event.
+        """
         self._record = record
         self._body = body
+        self._last_event_id = last_event_id
+        if last_event_id:
+            record.completion_id = last_event_id.rpartition(":")[0]
+            record.resumed_from = event_of(last_event_id)
         self._texts = []
         self._stamps = array("q")
         self._counts = array("I")
@@ -117,8 +144,22 @@ class Session:
             out = self._wire.cancel(self._record.stream)
             if out:
                 self.out += out
-            self._end(now_ns, Outcome.CANCELLED, detail)
+            self._end(now_ns, Outcome.CANCELLED, detail, "stopped")
         self._shut()
+
+    def depart(self, now_ns: int, *, by_message: bool) -> None:
+        """Leave the stream under way: by a message where the protocol has one, else by closing the connection."""
+        self.leaving = False
+        record = self._record
+        if record is None or record.left_ns:
+            return
+        record.left_ns = now_ns
+        out = self._wire.cancel(record.stream) if by_message else None
+        if out is None:
+            self._end(now_ns, Outcome.CANCELLED, "", "left")
+            self._shut()
+        else:
+            self.out += out
 
     def leave(self) -> None:
         """Close an idle connection in good order."""
@@ -139,7 +180,7 @@ class Session:
         """The transport is up."""
         if self._record is not None:
             self._record.connected_ns = now_ns
-        self._expect(now_ns, self._timeouts.head_s, "head")
+        self._expect(now_ns, self._timeouts.head_s, "tls" if self._tls else "head")
         self.out += self._wire.opening()
         if self._wire.ready:
             self._opened(now_ns)
@@ -157,6 +198,7 @@ class Session:
             elif record is not None and event.stream == record.stream:
                 # Once per token: appends and nothing else. What can be derived is derived when the stream ends.
                 if not self._stamps:
+                    self._first(record)
                     attend = True  # from here on another deadline holds
                 self._stamps.append(now_ns)
                 self._counts.append(event.chunks)
@@ -172,12 +214,15 @@ class Session:
         """The connection is gone, or could not be made (then `error` says why)."""
         record = self._record
         if record is not None and record.cold and not record.connected_ns:
-            self._end(now_ns, Outcome.REFUSED, _words(error))
+            refused = isinstance(error, ConnectionRefusedError)
+            self._end(now_ns, Outcome.REFUSED, _words(error), "refused" if refused else "unreachable")
+        if record is not None and isinstance(error, ConnectionResetError):
+            self._end(now_ns, Outcome.TRUNCATED, _words(error), "reset")
         # Also without a stream: the wire then lets go of what would keep it in memory while the collector is off.
         for event in self._wire.eof():
             self._event(now_ns, event)
         if self._record is not None:
-            self._end(now_ns, Outcome.TRUNCATED, _words(error))
+            self._end(now_ns, Outcome.TRUNCATED, _words(error), "closed")
         self._shut()
 
     def expired(self, now_ns: int) -> bool:
@@ -187,9 +232,24 @@ class Session:
         if self._record is not None:
             waiting_for = "gap" if self._stamps else self._expiring
             what = "total" if now_ns >= self._total_deadline_ns else waiting_for
-            self._end(now_ns, Outcome.TIMED_OUT, what)
+            self._end(now_ns, Outcome.TIMED_OUT, "", f"{what}_timeout")
         self._shut()
         return True
+
+    @property
+    def flowing(self) -> bool:
+        """Whether a stream is under way that has its first content."""
+        return self._record is not None and bool(self._stamps)
+
+    @property
+    def last_event_id(self) -> str:
+        """The id of the last event of the last stream, for who asks for the rest; "" where none is known."""
+        return self._wire.last_event_id
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long the server asked to wait before the next request, in seconds."""
+        return self._wire.retry_after_s
 
     @property
     def deadline_ns(self) -> int:
@@ -215,12 +275,19 @@ class Session:
             self._request(record)
 
     def _request(self, record: StreamRecord) -> None:
-        self.out += self._wire.request(record.stream, self._body)
+        self.out += self._wire.request(record.stream, self._body, self._last_event_id or None)
         self._asking = True
 
     def _event(self, now_ns: int, event: object) -> None:
         record = self._record
         match event:
+            case Secured():
+                if record is not None:
+                    record.secured_ns = now_ns
+                    record.tls_resumed = event.resumed
+                self._expect(now_ns, self._timeouts.head_s, "head")
+                if self._wire.ready:
+                    self._opened(now_ns)
             case Accepted():
                 if record is not None and record.requested_ns:
                     record.head_ns = now_ns
@@ -231,7 +298,7 @@ class Session:
                     record.completion_id = event.completion_id
             case Finished():
                 if record is not None and event.stream in (record.stream, NO_STREAM):
-                    self._end(now_ns, event.outcome, event.detail)
+                    self._end(now_ns, event.outcome, event.detail, event.reason)
                     if event.outcome is Outcome.PROTOCOL_ERROR:
                         self._shut()
             case Idle():
@@ -241,10 +308,18 @@ class Session:
                     self._deadline_ns = NEVER
             case Closed():
                 if record is not None:
-                    self._end(now_ns, Outcome.TRUNCATED, f"closed {event.code} {event.reason}".rstrip())
+                    self._end(now_ns, Outcome.TRUNCATED, f"closed {event.code} {event.reason}".rstrip(), "closed")
                 self._shut()
 
-    def _end(self, now_ns: int, outcome: Outcome, detail: str) -> None:
+    def _first(self, record: StreamRecord) -> None:
+        """The first content is here: what it took to get it."""
+        sizes = self._wire.sizes
+        record.first_sent_bytes, record.first_received_bytes = sizes.sent_bytes, sizes.total_bytes
+        if record.cold:
+            record.first_sent_bytes += sizes.opening_sent_bytes
+            record.first_received_bytes += sizes.opening_bytes
+
+    def _end(self, now_ns: int, outcome: Outcome, detail: str, reason: str) -> None:
         """The stream is over. Its bytes may not be: an HTTP reply has an end of its own behind the last event."""
         record = self._record
         if record is None:
@@ -252,6 +327,7 @@ class Session:
         self._record, self._over = None, record
         record.ended_ns = now_ns
         record.outcome = outcome.value
+        record.reason = reason
         record.detail = detail
         record.chunks = sum(self._counts)
         if self._stamps:
@@ -267,6 +343,8 @@ class Session:
         if record is None:
             return
         sizes = self._wire.sizes
+        if sizes.late and record.outcome == Outcome.COMPLETE and not record.reason:
+            record.reason = "late_data"
         record.sent_bytes = sizes.sent_bytes
         record.received_bytes = sizes.total_bytes
         record.head_bytes = sizes.head_bytes
@@ -288,6 +366,27 @@ class Session:
         self.idle = False
         self.close = True
         self._deadline_ns = NEVER
+
+
+class LeavingSession(Session):
+    """A session whose client leaves after so many content chunks; a class of its own, so that others pay nothing."""
+
+    __slots__ = ("leave_after",)
+
+    def __init__(self, wire: Wire, timeouts: Timeouts, log: RawLog, counters: Counters, *, tls: bool = False) -> None:
+        super().__init__(wire, timeouts, log, counters, tls=tls)
+        self.leave_after = NEVER
+
+    def received(self, now_ns: int, data: bytes) -> bool:
+        attend = super().received(now_ns, data)
+        record = self._record
+        if record is not None and not record.left_ns and sum(self._counts) >= self.leave_after:
+            self.leaving = True
+        return attend or self.leaving
+
+    def leave_with_next(self) -> None:
+        """Leave as soon as another content chunk has come, when nothing of the stream is on its way."""
+        self.leave_after = sum(self._counts) + 1
 
 
 def _uncounted() -> int:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from bench.drivers.plan import Done, Hello, PhaseDone, Plan, Said, Tick, Waits
-from bench.join import EMISSIONS_FILE, write_trial
+from bench.certificate import Certificate, make
+from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
+from bench.join import EMISSIONS_FILES, write_trial
 from bench.scenario import PRIME, PRIME_PROFILE, Scenario
 
 READY_S = 20.0
@@ -121,14 +123,24 @@ def _take_turns(
 ) -> dict[Place, dict[str, Any]]:
     """Start all processes, pass the turn around until every driver is done, and return the facts of each trial."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    restarts = sum(phase.restart is not None for phase in scenario.phases.values())
     with contextlib.ExitStack() as processes:
-        servers = {place: processes.enter_context(_server(scenario, place, raw, cores)) for place, raw in raws.items()}
+        certificate = _certificate(scenario, raws, processes)
+        first = {
+            place: processes.enter_context(_server(scenario, place, raw, cores, certificate, 0))
+            for place, raw in raws.items()
+        }
         running = []
         for place, raw in raws.items():
-            ready = _await_ready(servers[place], raw / "server.err")
-            plan = _plan(scenario, seed, place, raw, cores, servers[place].pid, ready)
+            ready = _await(first[place], "ready", raw / _errors(0))
+            plan = _plan(scenario, seed, place, raw, cores, first[place].pid, ready, certificate)
+            spares = []
+            for number in range(1, restarts + 1):
+                spare = _server(scenario, place, raw, cores, certificate, number, port=ready["port"])
+                spares.append(processes.enter_context(spare))
+                _await(spares[-1], "standby", raw / _errors(number))
             driver = processes.enter_context(_driver(plan, raw))
-            running.append(_Running(place, servers[place], ready, driver, raw / "driver.err", heard))
+            running.append(_Running(place, [first[place], *spares], ready, driver, raw, heard))
         for one in running:
             one.listen()  # until it waits for its first turn
         active, forth = running, True
@@ -139,9 +151,24 @@ def _take_turns(
     return {one.place: {**one.facts(), "started_at": started_at} for one in running}
 
 
+def _certificate(scenario: Scenario, raws: Mapping[Place, Path], processes: contextlib.ExitStack) -> Certificate | None:
+    """What the servers of a block show and its drivers trust, where any arm speaks TLS; gone with the block."""
+    if not any(scenario.tls(place.arm) for place in raws):
+        return None
+    return make(Path(processes.enter_context(tempfile.TemporaryDirectory(prefix="tokenwire-"))))
+
+
 def _plan(
-    scenario: Scenario, seed: int, place: Place, raw: Path, cores: Cores | None, pid: int, ready: dict[str, Any]
+    scenario: Scenario,
+    seed: int,
+    place: Place,
+    raw: Path,
+    cores: Cores | None,
+    pid: int,
+    ready: dict[str, Any],
+    certificate: Certificate | None,
 ) -> Plan:
+    tls = certificate if scenario.tls(place.arm) else None
     return Plan(
         scenario=scenario,
         arm=place.arm,
@@ -152,6 +179,8 @@ def _plan(
         folder=str(raw),
         warm_up=WARM_UP_STREAMS,
         compression=ready["settings"]["compression"][scenario.arms[place.arm].protocol],
+        ca_file=tls.ca_file if tls else "",
+        server_name=tls.server_name if tls else "",
         cpus=cores.driver if cores else None,
         pinned=[*cores.server, *cores.driver] if cores else None,
     )
@@ -163,15 +192,18 @@ class _Running:
     def __init__(
         self,
         place: Place,
-        server: subprocess.Popen[bytes],
+        servers: Sequence[subprocess.Popen[bytes]],
         ready: dict[str, Any],
         driver: subprocess.Popen[bytes],
-        errors: Path,
+        raw: Path,
         heard: Heard,
     ) -> None:
         self.place = place
         self.over = False
-        self._server, self._ready, self._driver, self._errors, self._heard = server, ready, driver, errors, heard
+        self._servers, self._restarts = servers, 0
+        """The one that serves, and, waiting, those that take over from it in turn."""
+        self._ready, self._driver, self._raw, self._heard = ready, driver, raw, heard
+        self._errors = raw / "driver.err"
         self._lines = _lines(driver, SILENCE_S)
         self._hello: Hello | None = None
         self._done: Done | None = None
@@ -197,6 +229,8 @@ class _Running:
                         self._phases[said.name] = msgspec.to_builtins(said.facts)
                     case Done():
                         self._done = said
+                    case Signalled():
+                        self._bring_back(said.due_ns)
                     case Tick() | Waits():
                         pass
                 self._heard(self.place, said)
@@ -206,6 +240,20 @@ class _Running:
             raise TrialError(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(self._errors)}") from None
         self._ended()
 
+    def _bring_back(self, due_ns: int) -> None:
+        """Let the next server take over from one that was told to die, and tell the driver. Raises `TrialError`."""
+        assert self._driver.stdin is not None
+        _wait_or_kill(self._servers[self._restarts])
+        time.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+        self._restarts += 1
+        spare = self._servers[self._restarts]
+        assert spare.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended: that is told next
+            spare.stdin.write(b"\n")
+        _await(spare, "ready", self._raw / _errors(self._restarts))
+        with contextlib.suppress(BrokenPipeError):
+            self._driver.stdin.write(msgspec.json.encode(Back(spare.pid, time.monotonic_ns())) + b"\n")
+
     def _ended(self) -> None:
         self.over = True
         self._driver.wait()
@@ -214,8 +262,9 @@ class _Running:
             raise TrialError(f"the driver ended early with exit code {code}{_last_words(self._errors)}")
         if self._done.stopped:
             raise TrialError("the driver was stopped by a signal before its trial was over")
-        self._died = self._server.poll()
-        _stop(self._server)
+        self._died = self._servers[self._restarts].poll()
+        for server in self._servers:
+            _stop(server)
 
     def facts(self) -> dict[str, Any]:
         """What is known of the trial besides its logs."""
@@ -228,6 +277,7 @@ class _Running:
             "position": self.place.position,
             "server": {**{k: ready[k] for k in ("stack", "protocols", "versions", "settings")}, "died": self._died},
             "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
+            "restarts": self._restarts,
             "phases": self._phases,
         }
 
@@ -235,20 +285,36 @@ class _Running:
 _decode = msgspec.json.Decoder(Said).decode
 
 
-def server_settings(scenario: Scenario, arm_name: str, raw: Path, cores: Cores | None) -> dict[str, Any]:
-    """The configuration of an arm's server, as `python -m servers STACK --config` reads it."""
+def server_settings(
+    scenario: Scenario,
+    arm_name: str,
+    raw: Path,
+    cores: Cores | None,
+    certificate: Certificate | None = None,
+    number: int = 0,
+) -> dict[str, Any]:
+    """The configuration of an arm's server, as `python -m servers STACK --config` reads it.
+
+    `number` is 0 for the first server of a trial, and one more for each that takes over.
+    """
     arm = scenario.arms[arm_name]
     profiles = {**scenario.profiles, PRIME_PROFILE: PRIME}
-    return {
+    faults = {phase.profile: scenario.fault(name) for name, phase in scenario.phases.items()}
+    settings = {
         "mode": scenario.experiment.mode,
         "loop": arm.loop,
         "compression": arm.compression,
         "heartbeat_s": arm.heartbeat_s,
         "profiles": {name: msgspec.to_builtins(profile) for name, profile in profiles.items()},
-        "log": str(raw / EMISSIONS_FILE),
+        "faults": {name: msgspec.to_builtins(fault) for name, fault in faults.items() if fault is not None},
+        "resumable": scenario.resumable,
+        "log": str(raw / EMISSIONS_FILES.format(number)),
         "cpus": cores.server if cores else None,
         "plant": None if arm.plant is None else msgspec.to_builtins(arm.plant),
     }
+    if certificate is not None and scenario.tls(arm_name):
+        settings["tls"] = {"certificate": certificate.certificate, "key": certificate.key}
+    return settings
 
 
 def _save(path: Path, content: Any) -> Path:
@@ -257,11 +323,25 @@ def _save(path: Path, content: Any) -> Path:
 
 
 def _server(
-    scenario: Scenario, place: Place, raw: Path, cores: Cores | None
+    scenario: Scenario,
+    place: Place,
+    raw: Path,
+    cores: Cores | None,
+    certificate: Certificate | None,
+    number: int,
+    port: int = 0,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    settings = _save(raw / "server.json", server_settings(scenario, place.arm, raw, cores))
-    command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(settings)]
-    return _process(command, raw / "server.err")
+    """The server of a trial, or, on a port that is given, one that waits to take over."""
+    settings = server_settings(scenario, place.arm, raw, cores, certificate, number)
+    file = _save(raw / f"server-{number}.json", settings)
+    command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(file)]
+    waiting = ["--port", str(port), "--standby"] if number else []
+    return _process([*command, *waiting], raw / _errors(number))
+
+
+def _errors(number: int) -> str:
+    """The name of the file with what a server wrote to its standard error."""
+    return f"server-{number}.err"
 
 
 def _driver(plan: Plan, raw: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
@@ -303,11 +383,15 @@ def _die_with_parent() -> None:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _wait_or_kill(process)
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _lines(process: subprocess.Popen[bytes], silence_s: float) -> Iterator[bytes]:
@@ -329,11 +413,13 @@ def _lines(process: subprocess.Popen[bytes], silence_s: float) -> Iterator[bytes
             deadline = time.monotonic() + silence_s
 
 
-def _await_ready(server: subprocess.Popen[bytes], errors: Path) -> dict[str, Any]:
+def _await(server: subprocess.Popen[bytes], event: str, errors: Path) -> dict[str, Any]:
+    """The line in which a server says that it is "ready", or on "standby". Raises `TrialError`."""
     try:
         for line in _lines(server, READY_S):
-            ready: dict[str, Any] = json.loads(line)
-            return ready
+            said: dict[str, Any] = json.loads(line)
+            if said["event"] == event:
+                return said
     except TimeoutError:
         raise TrialError(f"the server said nothing for {READY_S:.0f} s after its start{_last_words(errors)}") from None
     server.wait()

@@ -13,6 +13,7 @@ import itertools
 import os
 import platform
 import signal
+import socket
 import statistics
 import sys
 import traceback
@@ -22,25 +23,47 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
 
-from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
-from bench.drivers.connection import Connection
-from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Slice, Step, Tick, Waits, request_body
+from bench.arrivals import NS, derive_seed, draw, open_offsets, ramp_offsets
+from bench.drivers.connection import Connection, SlowConnection
+from bench.drivers.plan import (
+    Back,
+    Done,
+    Held,
+    Hello,
+    PhaseDone,
+    PhaseFacts,
+    Plan,
+    Said,
+    Signalled,
+    Slice,
+    Step,
+    Tick,
+    Waits,
+    request_body,
+)
 from bench.drivers.tally import p99_gap_excess_ns
 from bench.rawlog import DROPPED, RawLog, StreamRecord
-from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Crowd, Open, Steps
-from bench.session import NEVER, Counters, Session
+from bench.retry import Retrying
+from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Crowd, Open, Restart, Steps
+from bench.session import NEVER, Counters, LeavingSession, Session
 from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
 from bench.wire import make_wire
-from bench.wire.events import Outcome, Wire
+from bench.wire.events import Outcome
 from servers.pacing import Pacer, set_timer_slack
 
-API_KEY = "sk-tokenwire-benchmark"
-"""Real requests carry a key, over SSE once per request: it belongs to the bytes of a request."""
+if TYPE_CHECKING:
+    from bench.wire.tls import ClientTLS
+
+API_KEY = os.environ.get("TOKENWIRE_API_KEY") or "sk-tokenwire-benchmark"
+"""Real requests carry a key, over SSE once per request: it belongs to the bytes of a request. A key that is given comes
+by the environment alone, so that no file and no list of processes has it."""
+SLOW_BUFFER = 4096
+"""Receive buffer of a slow client, in bytes, which Linux doubles: what is not read must soon be felt by the server."""
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
 LATE_NS = 1_000_000
@@ -50,6 +73,8 @@ PROBE_NS = 20_000_000
 GC_POLICY = "frozen at start, off during phases, one full collection between them"
 OPENING_AT_ONCE = 64
 """Kept connections are opened this many at a time: half of the smallest common listen backlog."""
+LOOK_NS = 50_000_000
+"""How often it is looked whether all streams of a crowd have begun."""
 QUIET_NS, QUIET_S, QUIET_TRIES = 100_000, 0.005, 40
 """Before the turn is given away the server has used less CPU than this in one such pause, or in the last of the tries:
 what it still does for closed connections would weigh on whoever comes next."""
@@ -73,7 +98,11 @@ class Driver:
         self.loop = loop
         self._plan = plan
         self._timeouts = plan.scenario.timeouts
-        self._log = RawLog(Path(plan.folder))
+        self._log = RawLog(Path(plan.folder), API_KEY)
+        self._tls = _client_tls(plan) if plan.ca_file else None
+        self._server_pid = plan.server_pid
+        self._server_cpu_last_ns = self._server_used_ns = 0
+        """CPU time of servers that have died, less what the one there now had used when it took over."""
         self._pacer = Pacer(loop)
         self._counters = Counters()
         self._busy: set[Connection] = set()
@@ -81,6 +110,7 @@ class Driver:
         self._streams = 0
         self._facts = PhaseFacts()
         self._phase = ""
+        self._load: AnyPhase | None = None
         self._lags: list[int] = []
         self._probing: asyncio.Task[None] | None = None
         self._measuring = False
@@ -97,6 +127,7 @@ class Driver:
             if self.stopped:
                 break
             self._phase = name
+            self._load = phase
             self._lags.clear()
             facts = await self._run_phase(phase)
             self._hang_up_pool()
@@ -176,7 +207,7 @@ class Driver:
 
     # One stream.
 
-    def _record(self, ordinal: int, intended_ns: int, step: int = 0) -> StreamRecord:
+    def _record(self, ordinal: int, intended_ns: int, step: int = 0, attempt: int = 0) -> StreamRecord:
         self._streams += 1
         return StreamRecord(
             stream=self._streams,
@@ -185,19 +216,28 @@ class Driver:
             window=True,
             ordinal=ordinal,
             seed=derive_seed(self._plan.seed, self._phase, step, ordinal),
+            attempt=attempt,
             cold=False,
             intended_ns=intended_ns,
         )
 
-    async def _stream(self, record: StreamRecord, profile: str, connection: Connection | None) -> Connection:
+    async def _stream(
+        self,
+        record: StreamRecord,
+        profile: str,
+        connection: Connection | None,
+        last_event_id: str = "",
+    ) -> Connection:
         """Have one stream on `connection`, or on a new one; return its connection when it has settled."""
         body = request_body(profile, record.seed)
         record.cold = connection is None
         if connection is None:
-            connection = Connection(self.loop, Session(self._wire(), self._timeouts, self._log, self._counters))
+            connection = self._connection(slow=record.slow)
+        if isinstance(connection.session, LeavingSession):
+            connection.session.leave_after = self._leave_after(record)
         settled = connection.settled = self.loop.create_future()
         self._busy.add(connection)
-        connection.session.ask(record, body)
+        connection.session.ask(record, body, last_event_id)
         if record.cold:
             await self._connect(connection)
         else:
@@ -206,36 +246,96 @@ class Driver:
         self._busy.discard(connection)
         return connection
 
-    async def _counted_stream(self, record: StreamRecord, load: Closed | Open) -> None:
-        """Have one stream of a window, on a kept connection when one is idle."""
+    async def _counted_stream(self, record: StreamRecord, load: Closed | Open) -> StreamRecord:
+        """Have one stream of a window, on a kept connection when one is idle; return its last attempt."""
         facts = self._facts
         facts.starts += 1
         facts.starts_late += monotonic_ns() - record.intended_ns > LATE_NS
         facts.peak_open = max(facts.peak_open, len(self._busy) + 1)
-        connection = await self._stream(record, load.profile, self._idle_connection())
+        record.slow = load.slow is not None and draw(record.seed, "slow") < load.slow.share
+        connection = await self._stream(record, load.profile, None if record.slow else self._idle_connection())
         if record.first_content_ns:
             self._recent_ttft_ns.append(record.first_content_ns - record.started_ns)
+        if load.retry is not None:
+            record, connection = await self._go_on(record, connection, load, Retrying(load.retry, record.seed))
         if load.connections == "warm" and connection.session.idle and not self.stopped:
             self._pool.append(connection)
         else:
             connection.hang_up()
+        return record
 
-    def _wire(self) -> Wire:
-        plan = self._plan
+    async def _go_on(
+        self, record: StreamRecord, connection: Connection, load: Closed | Open, retrying: Retrying
+    ) -> tuple[StreamRecord, Connection]:
+        """Ask again for a stream for as long as it breaks off; return its last attempt."""
+        while True:
+            session = connection.session
+            again = retrying.after(record, session.last_event_id, session.retry_after_s)
+            if again is None or self.stopped:
+                return record, connection
+            if not session.idle:
+                connection.hang_up()
+            intended_ns = record.ended_ns + again.wait_ns
+            await self._pacer.until(intended_ns)
+            if self.stopped:
+                return record, connection
+            slow = record.slow
+            record = self._record(record.ordinal, intended_ns, record.step, record.attempt + 1)
+            record.slow = slow
+            kept = connection if session.idle else None
+            connection = await self._stream(record, load.profile, kept, again.last_event_id)
+
+    def _leave_after(self, record: StreamRecord) -> int:
+        """After how many chunks the client of a stream leaves. Its seed decides, on every arm alike."""
+        leave = self._load.leave if self._load is not None else None
+        if leave is None or not record.window or draw(record.seed, "leave") >= leave.share:
+            return NEVER
+        low, high = leave.at
+        return low + int(draw(record.seed, "leave after") * (high - low + 1))
+
+    def _connection(self, *, slow: bool) -> Connection:
+        """A connection to be made, and its session."""
+        plan, load = self._plan, self._load
         protocol = plan.scenario.arms[plan.arm].protocol
-        return make_wire(protocol, f"{plan.host}:{plan.port}", API_KEY, plan.compression)
+        wire = make_wire(protocol, f"{plan.host}:{plan.port}", API_KEY, plan.compression)
+        if self._tls is not None:
+            wire = self._tls.wire(wire, resume=load is not None and load.resume_tls)
+        leaves = isinstance(load, Crowd) or (load is not None and load.leave is not None)
+        made = LeavingSession if leaves else Session
+        session = made(wire, self._timeouts, self._log, self._counters, tls=self._tls is not None)
+        if slow and load is not None and load.slow is not None:
+            return SlowConnection(self.loop, session, load.slow.bytes_per_s)
+        connection = Connection(self.loop, session)
+        connection.by_message = load is not None and load.leave is not None and load.leave.by == "cancel"
+        return connection
 
     async def _connect(self, connection: Connection) -> None:
         connection.session.connecting(monotonic_ns())
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                await self.loop.create_connection(lambda: connection, self._plan.host, self._plan.port)
+                await self._open_socket(connection)
         except TimeoutError:
             connection.expire()
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise InstrumentFault(f"this machine has no more for the driver: {error}") from error
             connection.failed(error)
+
+    async def _open_socket(self, connection: Connection) -> None:
+        host, port = self._plan.host, self._plan.port
+        if not isinstance(connection, SlowConnection):
+            await self.loop.create_connection(lambda: connection, host, port)
+            return
+        # The buffer has to be set before the handshake, which tells its size.
+        one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
+        try:
+            await self.loop.sock_connect(one, (host, port))
+        except BaseException:
+            one.close()
+            raise
+        await self.loop.create_connection(lambda: connection, sock=one)
 
     def _idle_connection(self) -> Connection | None:
         while self._pool:
@@ -282,7 +382,7 @@ class Driver:
                 break
             record = self._record(had[user] * load.users + user, intended, step)
             had[user] += 1
-            await self._counted_stream(record, load)
+            record = await self._counted_stream(record, load)
             ended.append(record)
             pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
             intended = monotonic_ns() + int(pause_s * NS)
@@ -344,7 +444,64 @@ class Driver:
         return total
 
     async def _crowd(self, load: Crowd) -> PhaseFacts:
-        raise NotImplementedError(load)
+        """Open more and more streams and hold them; at the end each leaves when nothing of it is on its way."""
+        await self._turn()
+        facts = self._facts = PhaseFacts()
+        held: list[Held] = []
+        ended: list[StreamRecord] = []
+        async with self._window(), asyncio.TaskGroup() as streams:
+            for size in (0, *load.sizes):
+                start_ns, opened = monotonic_ns(), facts.starts
+                for ordinal in range(opened, size):
+                    intended_ns = start_ns + int((ordinal - opened) * NS / load.rate)
+                    await self._pacer.until(intended_ns)
+                    if self.stopped:
+                        break
+                    record = self._record(ordinal, intended_ns, step=size)
+                    facts.starts += 1
+                    streams.create_task(self._held_stream(record, load.profile, ended))
+                while not self.stopped and len(ended) + self._flowing() < facts.starts:
+                    await self._pacer.until(monotonic_ns() + LOOK_NS)
+                facts.peak_open = self._flowing()
+                if self.stopped:
+                    break
+                held.append(await self._hold(size, load.hold_s))
+            for connection in self._busy:
+                if isinstance(connection.session, LeavingSession):
+                    connection.session.leave_with_next()
+        facts.held = held
+        return facts
+
+    async def _held_stream(self, record: StreamRecord, profile: str, ended: list[StreamRecord]) -> None:
+        self._facts.starts_late += monotonic_ns() - record.intended_ns > LATE_NS
+        connection = await self._stream(record, profile, None)
+        ended.append(record)
+        connection.hang_up()
+
+    def _flowing(self) -> int:
+        """Streams under way that have their first content."""
+        return sum(connection.session.flowing for connection in self._busy)
+
+    async def _hold(self, size: int, hold_s: float) -> Held:
+        """Let the streams that are open go on for a while, and say what that took."""
+        flowing, chunks = self._flowing(), self._counters.chunks
+        server_ns, driver_ns, start_ns = self._server_cpu_ns(), cpu_ns(os.getpid()), monotonic_ns()
+        await self._pacer.until(start_ns + int(hold_s * NS))
+        hold_ns = monotonic_ns() - start_ns
+        server_ns, driver_ns = self._server_cpu_ns() - server_ns, cpu_ns(os.getpid()) - driver_ns
+        server_memory = 0
+        with contextlib.suppress(OSError):
+            server_memory = memory_bytes(self._server_pid)
+        return Held(
+            size=size,
+            open=min(flowing, self._flowing()),
+            hold_ns=hold_ns,
+            chunks=self._counters.chunks - chunks,
+            server_cpu_ns=server_ns,
+            driver_cpu_ns=driver_ns,
+            server_memory=server_memory,
+            driver_memory=memory_bytes(os.getpid()),
+        )
 
     async def _prime(self, connections: int) -> None:
         """Open connections to keep, and have one token over each, so that both protocols start from a used one."""
@@ -377,16 +534,22 @@ class Driver:
     @contextlib.asynccontextmanager
     async def _window(self) -> AsyncIterator[int]:
         """Measure what happens inside; yields the start, in ns."""
-        facts, pid = self._facts, self._plan.server_pid
+        facts, pid = self._facts, self._server_pid
         with contextlib.suppress(OSError):  # a dead server shows in the outcomes
             facts.server_rss_start = memory_bytes(pid)
         facts.driver_rss_start = memory_bytes(os.getpid())
         self._measuring = True
         before, clocks_before, chunks = self._used(), clocks(), self._counters.chunks
         facts.window_start_ns = monotonic_ns()
+        load = self._load
+        dying = None
+        if load is not None and load.restart is not None:
+            dying = self.loop.create_task(self._restart(load.restart, facts.window_start_ns))
         try:
             yield facts.window_start_ns
         finally:
+            if dying is not None:
+                await dying
             facts.window_end_ns = monotonic_ns()
             facts.window_ns = facts.window_end_ns - facts.window_start_ns
             self._measuring = False
@@ -405,23 +568,46 @@ class Driver:
             _, facts.steal_cores = steal_ns(self._plan.pinned)
             self._sample_memory()
 
+    async def _restart(self, restart: Restart, start_ns: int) -> None:
+        """Tell the server to die when the time has come, and wait until the next one listens."""
+        await self._pacer.until(start_ns + int(restart.after_s * NS))
+        if self.stopped:
+            return
+        self._server_used_ns = self._server_cpu_ns()
+        self._told.clear()
+        self.loop.add_reader(0, self._told.set)
+        self._facts.signalled_ns = monotonic_ns()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._server_pid, signal.SIGKILL if restart.signal == "kill" else signal.SIGTERM)
+        say(Signalled(self._facts.signalled_ns + int(restart.down_s * NS)))
+        try:
+            await self._told.wait()
+        finally:
+            self.loop.remove_reader(0)
+        if not self.stopped and (line := os.read(0, 1024)):
+            back = msgspec.json.decode(line, type=Back)
+            self._facts.back_ns = back.at_ns
+            self._server_pid = back.server_pid
+            self._server_cpu_last_ns = cpu_ns(back.server_pid)
+            self._server_used_ns -= self._server_cpu_last_ns
+
     def _used(self) -> tuple[int, int, int, int, int]:
         """CPU time of server and driver, their waits for a core, and the time stolen from both, so far (ns)."""
-        me, server = os.getpid(), self._plan.server_pid
+        me, server = os.getpid(), self._server_pid
         stolen, _ = steal_ns(self._plan.pinned)
         return self._server_cpu_ns(), cpu_ns(me), wait_ns(server), wait_ns(me), stolen
 
     def _server_cpu_ns(self) -> int:
-        try:
-            return cpu_ns(self._plan.server_pid)
-        except OSError:
-            return 0
+        """CPU time of the servers of this trial, so far."""
+        with contextlib.suppress(OSError):  # one that is dead used what it had used
+            self._server_cpu_last_ns = cpu_ns(self._server_pid)
+        return self._server_used_ns + self._server_cpu_last_ns
 
     def _sample_memory(self) -> None:
         facts = self._facts
         facts.driver_rss_peak = max(facts.driver_rss_peak, memory_bytes(os.getpid()))
         with contextlib.suppress(OSError):
-            facts.server_rss_peak = max(facts.server_rss_peak, memory_bytes(self._plan.server_pid))
+            facts.server_rss_peak = max(facts.server_rss_peak, memory_bytes(self._server_pid))
 
     async def _probe(self) -> None:
         """Probe the loop's lag in windows, sample memory there, and say how things go."""
@@ -439,6 +625,12 @@ class Driver:
                 recent = self._recent_ttft_ns
                 ttft_ms = statistics.median(recent) / 1e6 if recent else None
                 say(Tick(self._phase, len(self._busy), self._counters.chunks, ttft_ms))
+
+
+def _client_tls(plan: Plan) -> ClientTLS:
+    from bench.wire.tls import ClientTLS  # OpenSSL takes its time to load
+
+    return ClientTLS(plan.ca_file, plan.server_name)
 
 
 def _since(before: int, after: int) -> int:
@@ -465,6 +657,9 @@ def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
         peak_open=fuller.peak_open,
         steal_cores=b.steal_cores,
         steps=a.steps,
+        held=a.held,
+        signalled_ns=a.signalled_ns or b.signalled_ns,
+        back_ns=a.back_ns or b.back_ns,
         slices=a.slices + b.slices,
         **{name: _sum(getattr(a, name), getattr(b, name)) for name in ADD_UP},
     )

@@ -26,6 +26,8 @@ class Connection(asyncio.Protocol):
         self._armed_ns = NEVER
         self.settled: asyncio.Future[None] | None = None
         """Resolved when the stream has ended and the connection is idle again, or gone."""
+        self.by_message = False
+        """Whether a client that leaves says so, where the protocol can, instead of closing the connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.session.connected(monotonic_ns())
@@ -56,6 +58,8 @@ class Connection(asyncio.Protocol):
         """Send, close, and report, as the session now asks."""
         session = self.session
         transport = self._transport
+        if session.leaving:
+            session.depart(monotonic_ns(), by_message=self.by_message)
         if session.out and transport is not None:
             out, session.out = session.out, b""
             session.sending(monotonic_ns())
@@ -105,3 +109,22 @@ class Connection(asyncio.Protocol):
         self._disarm()
         self.session.leave()
         self.act()
+
+
+class SlowConnection(Connection):
+    """A client that reads `bytes_per_s` at most, a little at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session, bytes_per_s: int) -> None:
+        super().__init__(loop, session)
+        self._bytes_per_s = bytes_per_s
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            self._loop.call_later(len(data) / self._bytes_per_s, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()

@@ -23,6 +23,10 @@ class Plan(msgspec.Struct):
     """Streams of one token to have before the first phase, one after another, each on a connection of its own."""
     compression: bool
     """Offer permessage-deflate."""
+    ca_file: str = ""
+    """Speak TLS, and trust this authority, in PEM."""
+    server_name: str = ""
+    """What the server's certificate has to name."""
     cpus: list[int] | None = None
     """The cores this process keeps to."""
     pinned: list[int] | None = None
@@ -59,6 +63,22 @@ class Step(msgspec.Struct):
     p99_gap_excess_ns: int
     """-1 when no stream of the step had two chunks."""
     within_limit: bool
+
+
+class Held(msgspec.Struct):
+    """One size of a `crowd` phase; the first, of size 0, is before any stream was opened. Memory in bytes."""
+
+    size: int
+    open: int
+    """Streams that were open, all with their first content, when the hold began, and still when it ended."""
+    hold_ns: int
+    chunks: int
+    """Content chunks received in the hold."""
+    server_cpu_ns: int
+    driver_cpu_ns: int
+    server_memory: int
+    driver_memory: int
+    """At the end of the hold."""
 
 
 class Slice(msgspec.Struct):
@@ -104,6 +124,11 @@ class PhaseFacts(msgspec.Struct):
     loop_lag_max_ns: int = 0
     steps: list[Step] = []
     slices: list[Slice] = []
+    held: list[Held] = []
+    signalled_ns: int = 0
+    """When the server was told to die, in a phase with a restart."""
+    back_ns: int = 0
+    """When the next one listened."""
 
 
 class Waits(msgspec.Struct, tag="waits", tag_field="event"):
@@ -111,6 +136,23 @@ class Waits(msgspec.Struct, tag="waits", tag_field="event"):
 
     So several trials can take turns on the same cores without ever being active together.
     """
+
+
+class Signalled(msgspec.Struct, tag="signalled", tag_field="event"):
+    """Said when the driver has told the server to die: the next one is to listen at `due_ns`.
+
+    Its process id is to come as a line of JSON on standard input.
+    """
+
+    due_ns: int
+
+
+class Back(msgspec.Struct):
+    """The answer to `Signalled`."""
+
+    server_pid: int
+    at_ns: int
+    """When it listened."""
 
 
 class PhaseDone(msgspec.Struct, tag="phase", tag_field="event"):
@@ -128,7 +170,7 @@ class Done(msgspec.Struct, tag="done", tag_field="event"):
     """By a signal, before all phases had run."""
 
 
-Said = Hello | Waits | Tick | PhaseDone | Done
+Said = Hello | Waits | Tick | Signalled | PhaseDone | Done
 
 
 def request_body(model: str, seed: int) -> bytes:

@@ -12,7 +12,13 @@ import pandas as pd
 from bench import validity
 from bench.measures import FEWEST_BEYOND, MEASURES, fraction
 from bench.metrics.cautions import Caution, cautions_of, merge, over_capacity
+from bench.metrics.crowd import Holdings
+from bench.metrics.leaving import Leavings
+from bench.metrics.opening import Openings
+from bench.metrics.recovery import Recoveries
+from bench.metrics.seen import Seen
 from bench.metrics.shapes import Group, Shapes
+from bench.metrics.slow import SlowReadings
 from bench.metrics.summary import (
     Account,
     Arm,
@@ -97,6 +103,8 @@ class _Reduction:
         self.shapes = Shapes()
         self.cautions: list[Caution] = []
         self.behind: list[Caution] = []
+        self.openings, self.recoveries, self.holdings = Openings(), Recoveries(), Holdings()
+        self.leavings, self.slow_readers = Leavings(), SlowReadings()
 
     def add(self, trial: Trial) -> bool:
         """Take in a trial; false when it cannot be read, which leaves everything as it was."""
@@ -134,6 +142,12 @@ class _Reduction:
         websocket = self.scenario["arms"][arm]["protocol"] == "websocket"
         streams = streams_of(frame, chunks, websocket=websocket)
         self._account(phase, arm, facts, streams)
+        seen = Seen(phase, arm, block, self.scenario, facts, streams, chunks)
+        for aspect in (self.openings, self.recoveries, self.leavings, self.slow_readers, self.holdings):
+            aspect.add(seen)
+        # From here on: what a client sees that reads as fast as it can, until its stream breaks off, if it does.
+        streams = streams[(streams["attempt"] == 0) & ~streams["slow"].astype(bool)]
+        chunks = chunks[chunks["stream"].isin(streams["stream"])]
         settings, paced = self.scenario["phases"][phase], validity.paced(self.scenario, phase)
         self.cautions += cautions_of(phase, arm, block, streams, chunks, facts, settings, paced)
         behind = over_capacity(phase, arm, block, chunks, facts, settings) if paced else None
@@ -155,11 +169,13 @@ class _Reduction:
 
     def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
         account = self.accounts.setdefault((phase, arm), Account(phase, arm))
+        account.tokens += int(streams["got_tokens"].sum())
+        # What became of a stream, its last attempt tells.
+        streams = streams.sort_values("attempt", kind="stable").drop_duplicates(["step", "ordinal"], keep="last")
         account.streams += len(streams)
         outcomes = streams["outcome"].astype(str)
         for outcome, count in outcomes.value_counts().items():
             account.outcomes[str(outcome)] = account.outcomes.get(str(outcome), 0) + int(count)
-        account.tokens += int(streams["got_tokens"].sum())
         for defect in _DEFECTS:
             counted = streams if defect != "lost" else streams[~outcomes.isin(_ENDED_BY_CLIENT)]
             setattr(account, defect, getattr(account, defect) + int(counted[defect].sum()))
@@ -213,6 +229,11 @@ class _Reduction:
             command=list(info.get("command", ("run",))),
             floors=dict(info.get("floors", {})),
             ceilings=_ceilings(run),
+            openings=self.openings.found(),
+            recoveries=self.recoveries.found(),
+            leavings=self.leavings.found(),
+            slow_readers=self.slow_readers.found(),
+            holdings=self.holdings.found(),
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
         )
 

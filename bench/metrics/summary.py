@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from bench.metrics.crowd import Holding
+from bench.metrics.leaving import Leaving
+from bench.metrics.opening import Opening
+from bench.metrics.recovery import Recovery
 from bench.metrics.shapes import Shapes
+from bench.metrics.slow import SlowReaders
 
 FORMAT = 1
 
@@ -352,6 +357,11 @@ class Results(msgspec.Struct, kw_only=True):
         ),
     ] = {}
     ceilings: Annotated[list[Ceiling], Meta(description="The roofline: a server without a library")] = []
+    openings: Annotated[list[Opening], Meta(description="What a connection costs before its first token")] = []
+    recoveries: Annotated[list[Recovery], Meta(description="Streams that broke off, and what became of them")] = []
+    leavings: Annotated[list[Leaving], Meta(description="Clients that left before their stream was over")] = []
+    slow_readers: Annotated[list[SlowReaders], Meta(description="Clients that read slowly, and the others")] = []
+    holdings: Annotated[list[Holding], Meta(description="What open streams cost")] = []
 
 
 class Summary(Results, kw_only=True):

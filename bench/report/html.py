@@ -14,6 +14,7 @@ from bench.report import describe, instrument
 from bench.report.charts import Chart, inline
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.findings import figures, findings
+from bench.report.sections import sections
 from bench.report.style import TONES, variable_of
 from bench.report.tables import CEILING, phase_tables
 from bench.report.validity import invalid, rules_grid, voids_grid
@@ -57,6 +58,7 @@ def render(summary: Summary, charts: list[Chart]) -> str:
         trust=[grid for grid in (voids_grid(summary), rules_grid(summary)) if grid],
         ceiling=CEILING if summary.ceilings else "",
         phases=phases,
+        sections=[(section, [(c, Markup(inline(c))) for c in section.charts]) for section in sections(summary)],
         variables=[variable_of(n, names) for n in names],
         measures=used,
         fewest=FEWEST_BEYOND,

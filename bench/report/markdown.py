@@ -7,6 +7,7 @@ from bench.report import describe
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.finding import Grid
 from bench.report.findings import Finding, figures, findings
+from bench.report.sections import sections
 from bench.report.tables import Table, phase_tables
 from bench.report.validity import invalid, rules_grid, voids_grid
 from bench.report.verdicts import conditions, verdicts
@@ -37,6 +38,11 @@ def render(summary: Summary) -> str:
             lines += ["<details><summary>Exploratory comparisons</summary>", "", *_grid(grid), "</details>", ""]
         if not phase.trials:
             lines += ["No finished trial holds this phase.", ""]
+    for section in sections(summary):
+        lines += [f"### {_escaped(section.title)}", "", _escaped(section.note), ""]
+        lines += [*map(_finding, section.findings), ""]
+        for grid in section.grids:
+            lines += _grid(grid)
     trust = [line for grid in (voids_grid(summary), rules_grid(summary)) for line in _grid(grid)]
     if trust:
         lines += ["### Can the instrument be trusted?", "", *trust]

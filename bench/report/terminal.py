@@ -14,6 +14,7 @@ from bench.metrics import MEASURES, Comparison, Phase, Summary, Value
 from bench.report.estimates import about, against, effect, probability
 from bench.report.findings import findings
 from bench.report.numbers import ALIKE, count, spread
+from bench.report.sections import sections
 from bench.report.tables import NO_GAPS
 from bench.report.validity import invalid, results
 from bench.report.verdicts import CHIPS, brief, conditions, verdicts
@@ -59,6 +60,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     if len(trust) > _FEW:
         say(f"... and {len(trust) - _FEW} more of this kind, in the report.", "red")
     _print_figures(summary, console)
+    for section in sections(summary):
+        for finding in section.findings:
+            say(f"{finding.lead}: {finding.text}" if finding.lead else finding.text, "red" if finding.grave else "")
     say("Median over trials (lowest to highest trial).", "dim")
 
 

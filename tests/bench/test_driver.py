@@ -177,7 +177,7 @@ def test_a_refused_connection_is_a_record_and_not_a_storm(tmp_path: Path, protoc
 
 def test_a_handshake_that_never_comes(tmp_path: Path) -> None:
     drive = asyncio.run(against(replying(then="wait"), tmp_path, ONE, protocol="websocket"))
-    assert [(record.outcome, record.detail) for record in drive.records] == [("timed_out", "head")]
+    assert [(record.outcome, record.reason) for record in drive.records] == [("timed_out", "head_timeout")]
 
 
 def test_warm_connections_are_primed_and_reused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.join import EMISSIONS_FILE, write_trial
+from bench.join import EMISSIONS_FILES, write_trial
 from bench.rawlog import RawLog, StreamRecord
 from bench.record import read_trial
 from bench.scenario import AnyPhase, Arm, Closed, Open, Scenario, Steps
@@ -37,7 +37,7 @@ def joined(folder: Path, got: list[int], outcome: str, handed: int) -> tuple[pd.
     seed = 100_000_000_000_007
     plan = schedule(PROFILE, seed)
     name = completion_id("p", seed, 0)
-    emissions = EmissionLog(folder / EMISSIONS_FILE)
+    emissions = EmissionLog(folder / EMISSIONS_FILES.format(0))
     stream = emissions.open(name, TAKEN_UP, 0)
     for ordinal in range(handed):
         emissions.token(stream, ordinal, TAKEN_UP + plan.due_ns[ordinal], TAKEN_UP + plan.due_ns[ordinal] + 5)
@@ -114,7 +114,7 @@ def facts_of(
     Streams with the ordinals `dropped` were never started. `torn` says what became of the server's log.
     """
     folder.mkdir(exist_ok=True)
-    path = folder / EMISSIONS_FILE
+    path = folder / EMISSIONS_FILES.format(0)
     emissions, log = EmissionLog(path), RawLog(folder)
     for ordinal, seed in enumerate(seeds):
         record = StreamRecord(ordinal + 1, "x", 0, True, ordinal, seed, True, 1, outcome="dropped")

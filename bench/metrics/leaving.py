@@ -1,0 +1,28 @@
+"""Clients that left: how soon the server stopped, and how much it made for nobody."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from bench.metrics.seen import Seen
+
+
+class Leaving(msgspec.Struct, frozen=True):
+    """Of one arm in one phase, over all trials."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+
+
+class Leavings:
+    """Collects it, trial by trial."""
+
+    def add(self, seen: Seen) -> None:
+        """Take in one phase of one trial."""
+
+    def found(self) -> list[Leaving]:
+        """One entry per phase and arm."""
+        return []

@@ -1,0 +1,28 @@
+"""What a connection costs before its first token: time step by step, and bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from bench.metrics.seen import Seen
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """Of one arm in one phase, over all trials."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+
+
+class Openings:
+    """Collects it, trial by trial."""
+
+    def add(self, seen: Seen) -> None:
+        """Take in one phase of one trial."""
+
+    def found(self) -> list[Opening]:
+        """One entry per phase and arm."""
+        return []

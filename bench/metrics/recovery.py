@@ -1,0 +1,28 @@
+"""What became of streams that broke off: how long each part of getting them back took, and what was lost."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from bench.metrics.seen import Seen
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """Of one arm in one phase, over all trials."""
+
+    phase: Annotated[str, Meta(description="Phase")]
+    arm: Annotated[str, Meta(description="Arm")]
+
+
+class Recoveries:
+    """Collects it, trial by trial."""
+
+    def add(self, seen: Seen) -> None:
+        """Take in one phase of one trial."""
+
+    def found(self) -> list[Recovery]:
+        """One entry per phase and arm."""
+        return []
