@@ -1,8 +1,8 @@
 """A relay process: `python -m bench.network packets|streams`.
 
 Says on stdout, in one line of JSON, where it is once it passes things on. On stdin, `report` asks for its counts and,
-for streams, `reach HOST PORT` for a listener; both are answered by a line. Ends when stdin is closed or on SIGTERM,
-with a last report.
+for streams, `reach HOST PORT [BYTES[,BYTES...]]` for a listener that may cut what passes into pieces; both are answered
+by a line. Ends when stdin is closed or on SIGTERM, with a last report.
 """
 
 from __future__ import annotations
@@ -29,22 +29,12 @@ def _give_up(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in text.split(","))
-    if min(sizes) < 1:
-        raise ValueError
-    return sizes
-
-
 def main(argv: list[str] | None = None) -> None:
     """Read the command line and be the relay."""
     parser = _Parser(prog="python -m bench.network", description="Be a delay line until stdin is closed or SIGTERM.")
     parser.add_argument("kind", choices=["packets", "streams"], help="between two network namespaces, or as a proxy")
     parser.add_argument("--network", default='{"rtt_ms":0}', metavar="JSON", help="as in a scenario (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="fixes losses and jitter (%(default)s)")
-    parser.add_argument(
-        "--fragment", type=_sizes, default=(), metavar="N[,N...]", help="streams: cut into pieces of so many bytes"
-    )
     arguments = parser.parse_args(argv)
     try:
         network = msgspec.json.decode(arguments.network, type=Network)
@@ -53,16 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.kind == "streams":
         from bench.network import proxy
 
-        proxy.run(network, arguments.seed, arguments.fragment)
+        proxy.run(network, arguments.seed)
         return
-    if arguments.fragment:
-        parser.error("argument --fragment: only for streams")
     from bench.network import packets
 
     try:
         packets.run(network, arguments.seed)
     except OSError as error:
-        _give_up(error.strerror or str(error))
+        _give_up(": ".join(filter(None, (error.filename, error.strerror))))
 
 
 if __name__ == "__main__":

@@ -55,8 +55,14 @@ class Path:
     def __init__(self, network: Network, seed: int) -> None:
         self._asked = {"kind": self.kind, "network": msgspec.to_builtins(network), "seed": seed}
 
-    def reach(self, host: str, port: int) -> tuple[str, int]:
-        """Return where a driver must connect to reach a server that listens on `host` and `port`."""
+    def reach(self, host: str, port: int, fragment: tuple[int, ...] = ()) -> tuple[str, int]:
+        """Return where a driver must connect to reach a server that listens on `host` and `port`.
+
+        `fragment` is for tests, and only for proxies: bytes are passed on in pieces of these sizes, both ways, the last
+        size again and again. Raises `NetworkError`.
+        """
+        if fragment:
+            raise NetworkError("only a proxy cuts what passes into pieces; use by = 'proxy'")
         return host, port
 
     def facts(self) -> dict[str, Any]:
@@ -99,8 +105,8 @@ class _Modelled(_Relayed):
 
     kind = "modelled"
 
-    def reach(self, host: str, port: int) -> tuple[str, int]:
-        there = self._relay.ask(f"reach {host} {port}")
+    def reach(self, host: str, port: int, fragment: tuple[int, ...] = ()) -> tuple[str, int]:
+        there = self._relay.ask(f"reach {host} {port} {','.join(map(str, fragment))}")
         return there["host"], there["port"]
 
 
@@ -176,30 +182,24 @@ def permitted() -> str:
 
 
 @contextlib.contextmanager
-def between(network: Network, by: By, seed: int, fragment: tuple[int, ...] = ()) -> Iterator[Path]:
+def between(network: Network, by: By, seed: int) -> Iterator[Path]:
     """Put a network between drivers and servers; leaves no process and no interface behind.
 
-    `by` "auto": nothing where the network is plain loopback, else packets where that is permitted, else the proxy.
-    `fragment` is for tests: the proxy passes bytes on in pieces of these sizes, the last of them again and again.
-    Raises `NetworkError`.
+    `by` "auto": nothing where the network is plain loopback, else packets where that is permitted, else the proxy; the
+    others have a relay for any network. Raises `NetworkError`.
     """
     if by == "auto":
-        by = "proxy" if fragment or (not is_loopback(network) and permitted()) else "packets"
-        if is_loopback(network) and not fragment:
+        if is_loopback(network):
             yield Path(network, seed)
             return
+        by = "proxy" if permitted() else "packets"
     if by == "packets" and (why := permitted()):
         raise NetworkError(f"a line for packets is not permitted here: {why}; run as root, or use by = 'proxy'")
-    asked = ["--network", msgspec.json.encode(network).decode(), "--seed", str(seed)]
+    kind = "packets" if by == "packets" else "streams"
     with contextlib.ExitStack() as stack:
-        if by == "packets":
-            relay = _Relay("packets", *asked)
-            stack.callback(relay.close)
-            yield _Packets(network, seed, relay, stack)
-        else:
-            relay = _Relay("streams", *asked, *(["--fragment", ",".join(map(str, fragment))] if fragment else []))
-            stack.callback(relay.close)
-            yield _Modelled(network, seed, relay)
+        relay = _Relay(kind, "--network", msgspec.json.encode(network).decode(), "--seed", str(seed))
+        stack.callback(relay.close)
+        yield _Packets(network, seed, relay, stack) if by == "packets" else _Modelled(network, seed, relay)
 
 
 def is_loopback(network: Network) -> bool:

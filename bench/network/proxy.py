@@ -179,12 +179,11 @@ class _Way:
 class Proxy:
     """Listeners, their targets, and the line each way that all connections share."""
 
-    def __init__(self, network: Network, seed: int, fragment: tuple[int, ...]) -> None:
+    def __init__(self, network: Network, seed: int) -> None:
         self._start_ns = monotonic_ns()
         self._rtt_ns = round(network.rtt_ms * 1e6)
         self._up = Line(network, "up", seed, self._start_ns)
         self._down = Line(network, "down", seed, self._start_ns)
-        self._fragment = fragment
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -207,24 +206,26 @@ class Proxy:
             "cpu_us": cpu_ns // 1000,
         }
 
-    def reach(self, host: str, port: int) -> dict[str, Any]:
-        """Listen for those who want to reach that server; return where."""
+    def reach(self, host: str, port: int, fragment: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Listen for those who want to reach that server; return where. `fragment` is as in `Pieces`; empty: not cut."""
         listener = socket.create_server((HOST, 0), backlog=BACKLOG)
         listener.setblocking(False)
         self._listeners.append(listener)
-        self._loop.add_reader(listener, self._accept, listener, (host, port))
+        self._loop.add_reader(listener, self._accept, listener, (host, port), fragment)
         return dict(zip(("host", "port"), listener.getsockname(), strict=True))
 
-    def _accept(self, listener: socket.socket, target: tuple[str, int]) -> None:
+    def _accept(self, listener: socket.socket, target: tuple[str, int], fragment: tuple[int, ...]) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             while True:
                 client, _ = listener.accept()
                 self._connections += 1
-                task = self._loop.create_task(self._connect(client, target, monotonic_ns()))
+                task = self._loop.create_task(self._connect(client, target, fragment, monotonic_ns()))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, client: socket.socket, target: tuple[str, int], at_ns: int) -> None:
+    async def _connect(
+        self, client: socket.socket, target: tuple[str, int], fragment: tuple[int, ...], at_ns: int
+    ) -> None:
         """Carry out a connect() that the client made at about `at_ns`."""
         seen_ns, known_ns = handshake(self._up, self._down, at_ns)
         await self.pacer.until(seen_ns)
@@ -241,8 +242,8 @@ class Proxy:
             client.close()
             return
         near, far = _Side(client), _Side(server)
-        near.out = far.back = up = self._way(self._up, near, far)
-        far.out = near.back = down = self._way(self._down, far, near)
+        near.out = far.back = up = self._way(self._up, near, far, fragment)
+        far.out = near.back = down = self._way(self._down, far, near, fragment)
         # Unread, bytes wait in the kernel: the client's until it would know that it is connected, the server's until
         # it would know.
         await self.pacer.until(known_ns)
@@ -255,24 +256,23 @@ class Proxy:
     async def _attach(self, side: _Side, sock: socket.socket) -> None:
         await self._loop.connect_accepted_socket(lambda: side, sock)
 
-    def _way(self, line: Line, source: _Side, sink: _Side) -> _Way:
-        pieces = Pieces(self._fragment) if self._fragment else None
-        return _Way(Flow(line, self._rtt_ns), source, sink, self, pieces)
+    def _way(self, line: Line, source: _Side, sink: _Side, fragment: tuple[int, ...]) -> _Way:
+        return _Way(Flow(line, self._rtt_ns), source, sink, self, Pieces(fragment) if fragment else None)
 
 
-def run(network: Network, seed: int, fragment: tuple[int, ...]) -> None:
+def run(network: Network, seed: int) -> None:
     """Be the relay until told to stop."""
     import uvloop
 
     die_with_parent(signal.SIGTERM)
     set_timer_slack()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(network, seed, fragment))
+        runner.run(_serve(network, seed))
 
 
-async def _serve(network: Network, seed: int, fragment: tuple[int, ...]) -> None:
+async def _serve(network: Network, seed: int) -> None:
     loop = asyncio.get_running_loop()
-    proxy = Proxy(network, seed, fragment)
+    proxy = Proxy(network, seed)
     told_to_stop = asyncio.Event()
     orders = Orders()
 
@@ -283,8 +283,9 @@ async def _serve(network: Network, seed: int, fragment: tuple[int, ...]) -> None
             return
         for words in told:
             match words:
-                case ["reach", host, port]:
-                    say("reach", **proxy.reach(host, int(port)))
+                case ["reach", host, port, *sizes]:
+                    fragment = tuple(int(size) for size in ",".join(sizes).split(",") if size)
+                    say("reach", **proxy.reach(host, int(port), fragment))
                 case _:
                     say("report", **proxy.report())
 

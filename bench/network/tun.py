@@ -18,13 +18,15 @@ NAME = "line"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
-_IFF_UP = 0x1
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
 _SIOCSIFADDR = 0x8916
 _SIOCSIFDSTADDR = 0x8918
-_SIOCSIFMTU = 0x8922
-_SIOCSIFTXQLEN = 0x8943
+
+_IFF_UP = 0x1
+_RTM_NEWLINK = 16
+_NLM_F_REQUEST_ACK = 0x1 | 0x4
+_NLMSG_ERROR = 2
+_IFLA_MTU = 4
+_IFLA_TXQLEN = 13
 
 SYSCTLS = (
     "tcp_congestion_control",
@@ -55,11 +57,8 @@ class Tun:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             _ioctl(control, _SIOCSIFADDR, NAME, _sockaddr(address))
             _ioctl(control, _SIOCSIFDSTADDR, NAME, _sockaddr(peer))
-            _ioctl(control, _SIOCSIFMTU, NAME, struct.pack("i", MTU))
-            _ioctl(control, _SIOCSIFTXQLEN, NAME, struct.pack("i", QUEUE_PACKETS))
-            for name in ("lo", NAME):
-                (flags,) = struct.unpack_from("H", _ioctl(control, _SIOCGIFFLAGS, name, b""), 16)
-                _ioctl(control, _SIOCSIFFLAGS, name, struct.pack("H", flags | _IFF_UP))
+        _bring_up("lo")
+        _bring_up(NAME, struct.pack("HHIHHI", 8, _IFLA_MTU, MTU, 8, _IFLA_TXQLEN, QUEUE_PACKETS))
 
     def sysctls(self) -> dict[str, str]:
         """The TCP settings in force for sockets in the namespace; those that this kernel has."""
@@ -90,3 +89,14 @@ def _ioctl(target: int | socket.socket, request: int, name: str, value: bytes) -
 
 def _sockaddr(address: str) -> bytes:
     return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+
+
+def _bring_up(name: str, attributes: bytes = b"") -> None:
+    """Set an interface up, by rtnetlink(7): the ioctl for the queue's length asks for rights on the whole machine."""
+    body = struct.pack("BxHiII", 0, 0, socket.if_nametoindex(name), _IFF_UP, _IFF_UP) + attributes
+    header = struct.pack("IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_REQUEST_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.sendall(header + body)
+        _, kind, _, _, _, code = struct.unpack_from("IHHIIi", netlink.recv(4096))
+    if kind != _NLMSG_ERROR or code:
+        raise OSError(-code, f"interface {name}: {os.strerror(-code)}")
