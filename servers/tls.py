@@ -30,7 +30,13 @@ def in_force(tls: TLS | None) -> dict[str, object] | None:
         return None
     import ssl
 
-    return {"library": ssl.OPENSSL_VERSION, "minimum": "1.2", "tickets": True, "shutdown_s": SHUTDOWN_S}
+    return {
+        "library": ssl.OPENSSL_VERSION,
+        "minimum": "1.2",
+        "tickets": True,
+        "handshake_s": HANDSHAKE_S,
+        "shutdown_s": SHUTDOWN_S,
+    }
 
 
 def _context(tls: TLS) -> ssl.SSLContext:

@@ -1,0 +1,283 @@
+"""Servers that speak TLS, heard by clients that others wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Start
+from cryptography.hazmat.primitives import serialization
+from serving import CHAT, Server, body
+from test_leaving import ended, until_closed
+from test_process import run
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from bench.certificate import SERVER_NAME, Certificate, make
+from servers.emission_log import Ended
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def trust(certificate: Certificate) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate.ca_file))
+
+
+def files(certificate: Certificate) -> dict[str, str]:
+    """The setting."""
+    return {"certificate": str(certificate.certificate), "key": str(certificate.key)}
+
+
+@pytest.fixture
+def secure(start: Start, certificate: Certificate) -> Start:
+    """Start a server that speaks TLS."""
+
+    def run(stack: str, **settings: Any) -> Server:
+        return start(stack, tls=files(certificate), **settings)
+
+    return run
+
+
+def https(server: Server, trust: ssl.SSLContext) -> httpx.Client:
+    return httpx.Client(verify=trust, base_url=f"https://127.0.0.1:{server.port}", timeout=10)
+
+
+def wss(server: Server, trust: ssl.SSLContext) -> connect:
+    return connect(f"wss://127.0.0.1:{server.port}{CHAT}", ssl=trust, server_hostname=SERVER_NAME)
+
+
+def tls_socket(server: Server, trust: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    return trust.wrap_socket(plain, server_hostname=SERVER_NAME, session=session)
+
+
+def begun(server: Server, trust: ssl.SSLContext) -> ssl.SSLSocket:
+    """An SSE stream under way."""
+    data = json.dumps(body("endless")).encode()
+    client = tls_socket(server, trust)
+    client.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(data), data))
+    while b'"delta":{"content":' not in client.recv(65_536):
+        pass
+    return client
+
+
+def upgraded(server: Server, trust: ssl.SSLContext) -> ssl.SSLSocket:
+    """A WebSocket on which nothing is asked."""
+    client = tls_socket(server, trust)
+    client.sendall(
+        b"GET %b HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n" % CHAT.encode()
+    )
+    assert client.recv(65_536).startswith(b"HTTP/1.1 101")
+    return client
+
+
+async def answer(client: ClientConnection, **fields: Any) -> list[str]:
+    """The messages of one stream."""
+    await client.send(json.dumps(body(**fields)))
+    messages = [str(await client.recv())]
+    while messages[-1] != "[DONE]":
+        messages.append(str(await client.recv()))
+    return messages
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_sse(secure: Start, trust: ssl.SSLContext, sse_stack: str, loop: str) -> None:
+    server = secure(sse_stack, loop=loop)
+    with https(server, trust) as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        for _ in range(2):
+            with client.stream("POST", CHAT, json=body(seed=1)) as response:
+                lines = [line for line in response.iter_lines() if line]
+                assert response.extensions["network_stream"].get_extra_info("ssl_object").version() == "TLSv1.3"
+            assert (response.status_code, len(lines), lines[-1]) == (200, 12 + 3, "data: [DONE]")
+    assert server.stop() == (0, "", "")
+    assert [stream["ended"] for stream in server.streams()] == [Ended.COMPLETE] * 2
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_websocket(secure: Start, trust: ssl.SSLContext, stack: str, loop: str) -> None:
+    server = secure(stack, loop=loop)
+
+    async def talk() -> list[list[str]]:
+        async with asyncio.timeout(10), wss(server, trust) as client:
+            return [await answer(client, seed=1) for _ in range(2)]
+
+    assert [(len(messages), messages[-1]) for messages in asyncio.run(talk())] == [(12 + 3, "[DONE]")] * 2
+    assert server.stop() == (0, "", "")
+    assert [stream["ended"] for stream in server.streams()] == [Ended.COMPLETE] * 2
+
+
+def test_what_is_in_force(secure: Start, stack: str) -> None:
+    settings = secure(stack).ready["settings"]
+    assert settings["nodelay"] is True
+    assert settings["tls"] == {
+        "library": ssl.OPENSSL_VERSION,
+        "minimum": "1.2",
+        "tickets": True,
+        "handshake_s": 10.0,
+        "shutdown_s": 1.0,
+    }
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_are_resumed(secure: Start, certificate: Certificate, stack: str, version: ssl.TLSVersion) -> None:
+    trust = ssl.create_default_context(cafile=str(certificate.ca_file))
+    trust.minimum_version = trust.maximum_version = version
+    server = secure(stack)
+    session = None
+    for resumed in (False, True):
+        with tls_socket(server, trust, session) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert client.session_reused is resumed
+            session = client.session
+
+
+def test_clients_that_speak_something_else(secure: Start, trust: ssl.SSLContext, stack: str) -> None:
+    """Plain HTTP, and a version that is too old: refused, and the server goes on without a word."""
+    server = secure(stack)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        seen = b""
+        while part := plain.recv(65_536):
+            seen += part
+        assert seen[:1] in (b"", b"\x15"), "an alert at most"
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(server.http + "/healthz", timeout=10)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError):
+        tls_socket(server, old)
+    with https(server, trust) as client:
+        assert client.get("/healthz").status_code == 200
+    assert server.stop() == (0, "", "")
+
+
+@pytest.mark.parametrize("politely", [True, False])
+def test_a_client_leaves(secure: Start, trust: ssl.SSLContext, sse_stack: str, politely: bool) -> None:
+    server = secure(sse_stack)
+    client = begun(server, trust)
+    if politely:
+        client.settimeout(0)
+        with pytest.raises((ssl.SSLError, BlockingIOError)):
+            client.unwrap()  # sends close_notify and does not wait for the other
+    else:
+        client.close()
+    assert ended(server) == [Ended.CLIENT_GONE]
+
+
+def test_a_websocket_client_leaves(secure: Start, trust: ssl.SSLContext, stack: str) -> None:
+    server = secure(stack)
+
+    async def leave() -> None:
+        async with asyncio.timeout(10):
+            client = await wss(server, trust)
+            await client.send(json.dumps(body("stalling")))
+            await client.recv()
+            client.transport.abort()
+
+    asyncio.run(leave())
+    assert ended(server) == [Ended.CLIENT_GONE]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_stop_does_not_wait_for_silent_clients(secure: Start, trust: ssl.SSLContext, stack: str, loop: str) -> None:
+    """One that never began its handshake, one that never asked, one that answers neither close nor close_notify."""
+    server = secure(stack, loop=loop)
+    clients = [socket.create_connection(("127.0.0.1", server.port)), tls_socket(server, trust), upgraded(server, trust)]
+    if stack != "websockets":
+        clients.append(begun(server, trust))
+    start = time.monotonic()
+    assert server.stop() == (0, "", "")
+    assert time.monotonic() - start < 3
+    for client in clients:
+        client.close()
+
+
+def test_a_stop_closes_websockets_with_1001(secure: Start, trust: ssl.SSLContext, stack: str) -> None:
+    server = secure(stack)
+
+    async def talk() -> list[int | None]:
+        async with asyncio.timeout(10), wss(server, trust) as busy, wss(server, trust) as idle:
+            await busy.send(json.dumps(body("endless")))
+            await busy.recv()
+            server.process.send_signal(signal.SIGTERM)
+            for client in (busy, idle):
+                with pytest.raises(ConnectionClosed):
+                    await until_closed(client)
+            return [busy.close_code, idle.close_code]
+
+    assert asyncio.run(talk()) == [1001, 1001]
+    assert server.stop() == (0, "", "")
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_what_cannot_be_read_is_refused_without_half_a_connection(
+    secure: Start, trust: ssl.SSLContext, loop: str
+) -> None:
+    """TLS connections of event loops cannot be closed in one direction only."""
+    server = secure("roofline", loop=loop)
+    client = tls_socket(server, trust)
+    client.sendall(b"nonsense\r\n\r\n")
+    assert client.recv(65_536).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    with upgraded(server, trust) as client:
+        client.sendall(Frame(Opcode.TEXT, b"{}").serialize(mask=False))
+        assert client.recv(65_536)[:4] == b"\x88\x02\x03\xea", "closed with 1002"
+    assert server.stop() == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        ({"certificate": "/nowhere.pem"}, "tls.certificate = /nowhere.pem: No such file or directory"),
+        ({"key": "/nowhere.pem"}, "tls.key = /nowhere.pem: No such file or directory"),
+        ({"key": "/"}, "tls.key = /: Is a directory"),
+        ({"certificate": "config"}, "wanted are a chain of certificates"),
+        ({"key": "other"}, "key values mismatch; wanted are"),
+        ({"key": "locked"}, "the key is encrypted; wanted are"),
+    ],
+)
+def test_bad_certificates(tmp_path: Path, certificate: Certificate, bad: dict[str, str], complaint: str) -> None:
+    config, locked = tmp_path / "server.json", tmp_path / "locked.pem"
+    key = serialization.load_pem_private_key(certificate.key.read_bytes(), None)
+    kinds = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    locked.write_bytes(key.private_bytes(*kinds, serialization.BestAvailableEncryption(b"secret")))
+    (tmp_path / "other").mkdir()
+    special = {"config": config, "other": make(tmp_path / "other").key, "locked": locked}
+    chosen = files(certificate) | {name: str(special.get(path, path)) for name, path in bad.items()}
+    config.write_text(json.dumps({"tls": chosen}))
+    code, line = run("roofline", "--config", str(config))
+    assert code == 2
+    assert line.startswith(f"python -m servers: {config}: tls.")
+    assert complaint in line
+
+
+def test_every_stack_complains(tmp_path: Path, stack: str) -> None:
+    config = tmp_path / "server.json"
+    config.write_text(json.dumps({"tls": {"certificate": "/nowhere.pem", "key": "/nowhere.pem"}}))
+    complaint = f"python -m servers: {config}: tls.certificate = /nowhere.pem: No such file or directory"
+    assert run(stack, "--config", str(config)) == (2, complaint)
+
+
+def test_the_key_is_its_owners(certificate: Certificate, tmp_path: Path) -> None:
+    assert certificate.key.stat().st_mode & 0o777 == 0o600
+    first = make(tmp_path)
+    before = first.key.read_bytes()
+    assert make(tmp_path) == first
+    assert first.key.read_bytes() != before
