@@ -12,13 +12,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from ipaddress import ip_address
+from typing import NoReturn, get_args
 
 import msgspec
 
 from servers import tls
 from servers.emission_log import EmissionLog
 from servers.emitter import prepare
+from servers.faults import BROKEN, Api, Cut
 from servers.pacing import Pacer, set_timer_slack
 from servers.service import Service
 from servers.settings import Settings, SettingsError, read_settings
@@ -49,6 +51,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0: the kernel chooses (%(default)s)")
     parser.add_argument("--config", metavar="FILE", help="settings in JSON")
+    parser.add_argument(
+        "--standby", action="store_true", help="listen when a line comes on standard input, being ready by then"
+    )
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port <= 65535:
         parser.error(f"argument --port: {arguments.port} is not 0 to 65535")
@@ -69,6 +74,30 @@ def _listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         _give_up(f"--host {host} --port {port}: {error.strerror}")
     return listener
+
+
+def _check_faults(source: str, stack: str, settings: Settings) -> None:
+    """Exit with 2 when a fault of the settings can never happen here."""
+    for model, fault in settings.faults.items():
+        if model not in settings.profiles:
+            _give_up(f"{source}: faults.{model}: no such model; it must be one of {', '.join(settings.profiles)}")
+        if fault.kind in BROKEN and stack != "faulty":
+            allowed = ", ".join(get_args(Api) + get_args(Cut))
+            _give_up(
+                f"{source}: faults.{model}.kind = {fault.kind!r}: stack {stack!r} cannot send such bytes; "
+                f"serve with stack 'faulty', or take one of {allowed}"
+            )
+
+
+def _warn_of_others(listener: socket.socket) -> None:
+    """Say so when other machines can connect."""
+    host, port = listener.getsockname()[:2]
+    if not ip_address(host.partition("%")[0]).is_loopback:
+        print(
+            f"python -m servers: listening on {host} port {port}: reachable from other machines; "
+            "leave --host out to serve this one only",
+            file=sys.stderr,
+        )
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -98,6 +127,8 @@ def _ready_line(stack_name: str, stack: Stack, service: Service, listener: socke
     }
     if settings.plant is not None:
         in_force["plant"] = msgspec.to_builtins(settings.plant)
+    if settings.faults:
+        in_force["faults"] = msgspec.to_builtins(settings.faults)
     return msgspec.json.encode(
         {
             "event": "ready",
@@ -120,6 +151,7 @@ async def _serve(stack_name: str, stack: Stack, settings: Settings, log: Emissio
     pacer = Pacer(loop)
     service = Service(settings, pacer, log)
     stop = await stack.start(service, listener)
+    _warn_of_others(listener)
     # What exists now stays to the end: no collection need look at it again.
     gc.collect()
     gc.freeze()
@@ -140,8 +172,9 @@ def main(argv: list[str] | None = None) -> None:
         settings = read_settings(arguments.config) if arguments.config else Settings()
     except SettingsError as error:
         _give_up(str(error))
-    listener = _listener(arguments.host, arguments.port)
+    listener = None if arguments.standby else _listener(arguments.host, arguments.port)
     source = arguments.config or "settings"
+    _check_faults(source, arguments.stack, settings)
     try:
         if settings.cpus is not None:
             os.sched_setaffinity(0, settings.cpus)
@@ -157,8 +190,14 @@ def main(argv: list[str] | None = None) -> None:
     for profile in settings.profiles.values():
         prepare(profile)
     stack = load(arguments.stack)
+    loop_factory = _loop_factory(settings.loop)
+    if listener is None:
+        print('{"event":"standby"}', flush=True)
+        if not sys.stdin.buffer.readline():
+            return  # whoever started it is gone
+        listener = _listener(arguments.host, arguments.port)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_serve(arguments.stack, stack, settings, log, listener))
     except SettingsError as error:
         _give_up(f"{source}: {error}")

@@ -37,15 +37,23 @@ Sever = Callable[[str], Awaitable[object]]
 
 def refuse(fault: Fault) -> None:
     """Raise `ApiError` where `fault` is a refusal."""
-    later = {"retry-after": str(ceil(fault.wait_s))}
     if fault.kind == "http_429":
-        message = "Rate limit reached for requests, on purpose."
-        raise ApiError(429, message, kind="requests", code="rate_limit_exceeded", headers=later)
+        raise too_many(fault)
     if fault.kind == "http_500":
         raise ApiError(500, "The server had an error, on purpose.", kind="server_error")
     if fault.kind == "http_503":
         message = "The engine is overloaded, on purpose."
-        raise ApiError(503, message, kind="server_error", code="overloaded", headers=later)
+        raise ApiError(503, message, kind="server_error", code="overloaded", headers=_later(fault))
+
+
+def too_many(fault: Fault) -> ApiError:
+    """The refusal of a request, or of a handshake, with 429."""
+    message = "Rate limit reached for requests, on purpose."
+    return ApiError(429, message, kind="requests", code="rate_limit_exceeded", headers=_later(fault))
+
+
+def _later(fault: Fault) -> dict[str, str]:
+    return {"retry-after": str(ceil(fault.wait_s))}
 
 
 MID_STREAM = ApiError(500, "The server had an error in mid-stream, on purpose.", kind="server_error")

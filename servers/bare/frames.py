@@ -103,14 +103,14 @@ class FrameReader:
         end = start + 4 + size
         if len(data) < end:
             return None
-        payload = _unmasked(data[start : start + 4], data[start + 4 : end])
+        payload = masked(data[start : start + 4], data[start + 4 : end])
         final = bool(data[0] & FINAL)
         del data[:end]
         return final, opcode, payload
 
 
-def _unmasked(mask: bytearray, data: bytearray) -> bytes:
-    """Section 5.3, as one operation on long numbers."""
+def masked(mask: bytes | bytearray, data: bytes | bytearray) -> bytes:
+    """Mask or unmask (section 5.3), as one operation on long numbers."""
     size = len(data)
     key = (bytes(mask) * (size // 4 + 1))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

@@ -23,6 +23,7 @@ STACKS = {
     "aiohttp": "servers.stacks.aiohttp",
     "websockets": "servers.stacks.websockets",
     "roofline": "servers.stacks.roofline",
+    "faulty": "servers.stacks.faulty",
 }
 
 BACKLOG = 4096
