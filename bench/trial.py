@@ -179,7 +179,7 @@ def _plan(
         folder=str(raw),
         warm_up=WARM_UP_STREAMS,
         compression=ready["settings"]["compression"][scenario.arms[place.arm].protocol],
-        ca_file=tls.ca_file if tls else "",
+        ca_file=str(tls.ca_file) if tls else "",
         server_name=tls.server_name if tls else "",
         cpus=cores.driver if cores else None,
         pinned=[*cores.server, *cores.driver] if cores else None,
@@ -313,7 +313,7 @@ def server_settings(
         "plant": None if arm.plant is None else msgspec.to_builtins(arm.plant),
     }
     if certificate is not None and scenario.tls(arm_name):
-        settings["tls"] = {"certificate": certificate.certificate, "key": certificate.key}
+        settings["tls"] = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
     return settings
 
 
