@@ -78,6 +78,9 @@ def load(phase: Phase) -> str:
     if s["load"] == "open":
         arrivals = "Poisson arrivals" if s.get("arrivals") == "poisson" else "even arrivals"
         return f"open load, {s['rate']:g} streams per second for {s['duration_s']:g} s, {arrivals}, over {where}"
+    if s["load"] == "crowd":
+        sizes = ", ".join(f"{size:,}" for size in s["sizes"])
+        return f"{sizes} streams open at a time, each size held for {s['hold_s']:g} s, over {where}"
     users = ", ".join(str(u) for u in s["users"])
     return f"steps of {users} users, {count(s['turns'], 'stream')} per user and step, over {where}"
 
