@@ -93,8 +93,10 @@ class TLSWire:
         return self.to_send()
 
     def to_send(self) -> bytes:
-        """The inner wire's pongs, and what TLS has to say: its handshake, tickets' answers, alerts."""
+        """The inner wire's pongs, and what TLS itself has to say: its handshake, alerts, close_notify."""
         self._encrypt(self._inner.to_send())
+        if not self._outgoing.pending:  # asked after every read
+            return b""
         data = self._outgoing.read()
         if not self._asked:
             self._opening_sent += len(data)
