@@ -83,6 +83,9 @@ class EventStream:
                 self._data_bytes += sum(map(len, fresh)) + len(fresh)
                 self.too_big |= self._data_bytes - 1 > MAX_MESSAGE
         self.too_big |= self._line_bytes > MAX_MESSAGE
+        if self.too_big:
+            self._line.clear()
+            self._data.clear()
         return events
 
     def _interpret(self, lines: list[bytes]) -> list[bytes]:

@@ -28,7 +28,7 @@ from wire_samples import (
 )
 
 from bench.wire import SSEWire, WebSocketWire, make_wire
-from bench.wire.events import MAX_MESSAGE, NO_STREAM, Closed, Finished, Outcome
+from bench.wire.events import MAX_MESSAGE, NO_STREAM, REASONS, Closed, Finished, Outcome
 
 A = chunk({"content": "a"})
 ERROR = json.dumps({"error": {"message": "no such model", "type": "invalid_request_error", "code": None}}).encode()
@@ -46,6 +46,7 @@ def events_of(*bodies: bytes) -> bytes:
 BEGUN = HEAD + http_chunks([b"data: " + ROLE + b"\n\n", b"data: " + A + b"\n\n"])
 
 # name: (bytes of the reply, outcome, reason, pattern of the detail, whether the connection can be used again)
+# None there: for a while
 SSE = {
     "404 with the API's message": (
         plain("404 Not Found", ERROR, "Content-Type: application/json\r\n"),
@@ -145,6 +146,57 @@ SSE = {
         "1 unreadable .*utf-8.*",
         True,
     ),
+    "an upgrade nobody asked for, without a header": (
+        b"HTTP/1.1 101 S\r\n\r\n",
+        "protocol_error",
+        "bad_upgrade",
+        "the server switched protocols",
+        False,
+    ),
+    "a folded header": (HEAD[:-2] + b" folded\r\n\r\n", "protocol_error", "bad_head", "HTTP: .*", False),
+    "a header with a space in its name": (
+        HEAD[:-2] + b"a b: c\r\n\r\n",
+        "protocol_error",
+        "bad_head",
+        "HTTP: .*",
+        False,
+    ),
+    "bare line feeds": (
+        b"HTTP/1.1 200 OK\nContent-Type: text/event-stream\n\n",
+        "protocol_error",
+        "bad_head",
+        "HTTP: .*",
+        False,
+    ),
+    "status 99": (b"HTTP/1.1 099 Odd\r\n\r\n", "protocol_error", "bad_head", "HTTP: status 99", False),
+    "a transfer coding": (
+        HEAD.replace(b"chunked", b"gzip, chunked"),
+        "protocol_error",
+        "content_encoding",
+        "transfer-encoding gzip, chunked was not asked for",
+        False,
+    ),
+    "an endless error": (
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 65_536,
+        "http_error",
+        "http_500",
+        "500: x+",
+        False,
+    ),
+    "an event too deep": (
+        sse_reply([ROLE, b'{"x":' + b"[" * 9000, DONE]),
+        "protocol_error",
+        "bad_json",
+        "1 unreadable payloads, first: .*recursion.*",
+        True,
+    ),
+    "no [DONE] and something behind": (
+        BEGUN + b"0\r\n\r\nmore",
+        "truncated",
+        "no_done",
+        "the reply ended before .*",
+        None,
+    ),
     "an event too big": (
         events_of(b"data: " + ROLE + b"\n\n", b"data: " + b" " * MAX_MESSAGE, b"\n\ndata: [DONE]\n\n"),
         "protocol_error",
@@ -164,6 +216,9 @@ def test_sse(case: str) -> None:
         got = summary(read(wire, data, cuts))
         assert ([kind for kind, _ in got.finished], got.reasons) == ([outcome], (reason,))
         assert re.fullmatch(detail, got.finished[0][1]), got.finished
+        if reusable is None:  # idle for as long as a read takes, or not at all
+            assert (wire.ready, got.closed) == (False, (0,))
+            continue
         assert (wire.ready, got.idle, got.closed) == ((True, 1, ()) if reusable else (False, 0, (0,)))
         assert summary(wire.eof()).finished == ()
 
@@ -175,7 +230,7 @@ def frame(opcode: Opcode, data: bytes, **bits: bool) -> bytes:
 TEXT, CONT, PING, CLOSE = Opcode.TEXT, Opcode.CONT, Opcode.PING, Opcode.CLOSE
 RESERVED = bytes([text_frames([A])[0] | 0x20]) + text_frames([A])[1:]
 
-# name: (frames after ROLE and A, outcome, reason, pattern of the detail, close code told to the driver; None: still open)
+# name: (frames after ROLE and A, outcome, reason, pattern of the detail, close code; None: still open)
 WEBSOCKET = {
     "masked": (Frame(TEXT, A).serialize(mask=True), "protocol_error", "masked_frame", "1002: a masked frame", 1002),
     "reserved opcode": (b"\x83\x00", "protocol_error", "reserved_opcode", "1002: a frame with opcode 3", 1002),
@@ -419,6 +474,63 @@ def test_compressed(case: str) -> None:
         got = summary(read(wire, data, () if whole else range(len(data))))
         assert got.finished[0][0] == "protocol_error"
         assert (got.reasons, got.closed) == ((reason,), (code,))
+
+
+SESSION_WORDS = {"reset", "late_data", "refused", "unreachable", "stopped"}
+"""And time-outs: a wire has no socket and no clock."""
+
+
+def test_every_reason_of_a_wire_has_a_case() -> None:
+    cases = [
+        *(reason for _, _, reason, *_ in (*SSE.values(), *WEBSOCKET.values(), *HANDSHAKE.values())),
+        *(reason for _, reason, _ in COMPRESSED.values()),
+        *("not_negotiated", "handshake_closed", "closed", "no_close_frame", "left"),  # each in a test of its own
+    ]
+    wire_words = {
+        word for word in REASONS if word not in SESSION_WORDS and not word.startswith("tls_") and "_timeout" not in word
+    }
+    assert {re.sub("^http_[0-9]+$", "http_<status>", word) for word in cases} == wire_words
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_the_end_of_the_connection(cancelled: bool) -> None:
+    sse, websocket = sse_wire(), ws_wire()
+    for wire, reason in ((sse, "closed"), (websocket, "no_close_frame")):
+        wire.receive(BEGUN if wire is sse else text_frames([ROLE, A]))
+        if cancelled:
+            wire.cancel(STREAM)
+        got = summary(wire.eof())
+        assert got.reasons == (("left" if cancelled else reason),)
+        assert got.finished[0][0] == ("cancelled" if cancelled else "truncated")
+
+
+# name: (Retry-After, Date, seconds)
+RETRY_AFTER = {
+    "seconds": ("120", "", 120),
+    "none": ("0", "", 0),
+    "for ever": ("9" * 400, "", 1e9),
+    "a date": ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:07 GMT", 30),
+    "a date in the past": ("Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:37 GMT", 0),
+    "an old form of date": ("Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:07 1994", None),
+    "a date and no Date": ("Sun, 06 Nov 1994 08:49:37 GMT", "", None),
+    "not readable": ("soon", "Sun, 06 Nov 1994 08:49:07 GMT", None),
+    "negative": ("-1", "", None),
+    "a fraction": ("1.5", "", None),
+    "a year beyond reason": ("Sun, 06 Nov 99999 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:07 GMT", None),
+    "absent": ("", "", None),
+}
+
+
+@pytest.mark.parametrize("case", RETRY_AFTER)
+def test_retry_after(case: str) -> None:
+    value, date, seconds = RETRY_AFTER[case]
+    fields = "".join(f"{name}: {text}\r\n" for name, text in (("Retry-After", value), ("Date", date)) if text)
+    sse, websocket = sse_wire(), WebSocketWire("test:80")
+    websocket.opening()
+    assert (sse.retry_after_s, websocket.retry_after_s) == (None, None)
+    for wire in (sse, websocket):
+        wire.receive(plain("429 Busy", LIMITED, fields))
+        assert wire.retry_after_s == seconds
 
 
 def test_wires_are_made_by_name() -> None:
