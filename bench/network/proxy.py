@@ -207,7 +207,7 @@ class Proxy:
         }
 
     def reach(self, host: str, port: int, fragment: tuple[int, ...] = ()) -> dict[str, Any]:
-        """Listen for those who want to reach that server; return where. `fragment` is as in `Pieces`; empty: not cut."""
+        """Listen for those who want to reach that server; return where. `fragment` is for `Pieces`, unless empty."""
         listener = socket.create_server((HOST, 0), backlog=BACKLOG)
         listener.setblocking(False)
         self._listeners.append(listener)
