@@ -29,6 +29,7 @@ import msgspec
 from bench.certificate import Certificate, make
 from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
 from bench.join import EMISSIONS_FILES, write_trial
+from bench.network import between
 from bench.scenario import PRIME, PRIME_PROFILE, Scenario
 
 READY_S = 20.0
@@ -109,6 +110,8 @@ def run_block(
             ended.append(Trial(place, trials / place.file, facts[place]))
     except OSError as error:
         raise TrialError(f"{error.filename or trials}: {error.strerror or error}") from error
+    except between.NetworkError as error:
+        raise TrialError(str(error)) from None
     except KeyboardInterrupt:
         for raw in raws.values():
             shutil.rmtree(raw, ignore_errors=True)
@@ -126,20 +129,22 @@ def _take_turns(
     restarts = sum(phase.restart is not None for phase in scenario.phases.values())
     with contextlib.ExitStack() as processes:
         certificate = _certificate(scenario, raws, processes)
+        name = scenario.experiment.networks[0]
+        way = processes.enter_context(between.between(scenario.network(name), scenario.experiment.network_by, seed))
         first = {
-            place: processes.enter_context(_server(scenario, place, raw, cores, certificate, 0))
+            place: processes.enter_context(_server(scenario, place, raw, cores, certificate, way, 0))
             for place, raw in raws.items()
         }
         running = []
         for place, raw in raws.items():
             ready = _await(first[place], "ready", raw / _errors(0))
-            plan = _plan(scenario, seed, place, raw, cores, first[place].pid, ready, certificate)
+            plan = _plan(scenario, seed, place, raw, cores, first[place].pid, ready, certificate, way)
             spares = []
             for number in range(1, restarts + 1):
-                spare = _server(scenario, place, raw, cores, certificate, number, port=ready["port"])
+                spare = _server(scenario, place, raw, cores, certificate, way, number, port=ready["port"])
                 spares.append(processes.enter_context(spare))
                 _await(spares[-1], "standby", raw / _errors(number))
-            driver = processes.enter_context(_driver(plan, raw))
+            driver = processes.enter_context(_driver(plan, raw, way))
             running.append(_Running(place, [first[place], *spares], ready, driver, raw, heard))
         for one in running:
             one.listen()  # until it waits for its first turn
@@ -148,7 +153,8 @@ def _take_turns(
             for one in active if forth else reversed(active):
                 one.go_on()
             active, forth = [one for one in active if not one.over], not forth
-    return {one.place: {**one.facts(), "started_at": started_at} for one in running}
+        shared = {"started_at": started_at, "network": {"name": name, **way.facts()}}
+    return {one.place: one.facts() | shared for one in running}
 
 
 def _certificate(scenario: Scenario, raws: Mapping[Place, Path], processes: contextlib.ExitStack) -> Certificate | None:
@@ -167,13 +173,15 @@ def _plan(
     pid: int,
     ready: dict[str, Any],
     certificate: Certificate | None,
+    way: between.Path,
 ) -> Plan:
     tls = certificate if scenario.tls(place.arm) else None
+    host, port = way.reach(ready["host"], ready["port"])
     return Plan(
         scenario=scenario,
         arm=place.arm,
-        host=ready["host"],
-        port=ready["port"],
+        host=host,
+        port=port,
         server_pid=pid,
         seed=seed,
         folder=str(raw),
@@ -328,6 +336,7 @@ def _server(
     raw: Path,
     cores: Cores | None,
     certificate: Certificate | None,
+    way: between.Path,
     number: int,
     port: int = 0,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
@@ -335,8 +344,9 @@ def _server(
     settings = server_settings(scenario, place.arm, raw, cores, certificate, number)
     file = _save(raw / f"server-{number}.json", settings)
     command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(file)]
-    waiting = ["--port", str(port), "--standby"] if number else []
-    return _process([*command, *waiting], raw / _errors(number))
+    where = ["--host", way.server_host, "--port", str(port)]
+    waiting = ["--standby"] if number else []
+    return _process([*command, *where, *waiting], raw / _errors(number), way.enter_server)
 
 
 def _errors(number: int) -> str:
@@ -344,14 +354,23 @@ def _errors(number: int) -> str:
     return f"server-{number}.err"
 
 
-def _driver(plan: Plan, raw: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def _driver(plan: Plan, raw: Path, way: between.Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     file = _save(raw / "plan.json", msgspec.to_builtins(plan))
-    return _process([sys.executable, "-m", "bench.drivers.asyncio_", str(file)], raw / "driver.err")
+    return _process([sys.executable, "-m", "bench.drivers.asyncio_", str(file)], raw / "driver.err", way.enter_driver)
 
 
 @contextlib.contextmanager
-def _process(command: list[str], errors: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that is gone when the block is left, and that goes with this process should it be killed."""
+def _process(command: list[str], errors: Path, enter: Callable[[], None] | None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that is gone when the block is left, and that goes with this process should it be killed.
+
+    `enter` brings it to its place on the network.
+    """
+
+    def before() -> None:
+        if enter is not None:
+            enter()
+        _die_with_parent()
+
     with open(errors, "wb") as stderr:
         # A session of its own: Ctrl-C in the terminal is for this process, which decides what becomes of the trial.
         process = subprocess.Popen(
@@ -361,7 +380,7 @@ def _process(command: list[str], errors: Path) -> Iterator[subprocess.Popen[byte
             stderr=stderr,
             stdin=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=before,
         )
     try:
         yield process

@@ -116,6 +116,8 @@ def _share(facts: Facts, key: str) -> float | None:
 
 def _pinned(place: _Place) -> bool:
     """Whether server and driver have a core each: the server keeps to one, and it is not the only one in use."""
+    if place.trial.get("network", {}).get("kind", "none") != "none":
+        return False  # the relay on the way needs a core, too
     cores = place.trial.get("server", {}).get("settings", {}).get("cpus") or ()
     return len(cores) == 1 and place.facts.get("steal_cores", 0) > 1
 

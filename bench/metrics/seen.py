@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pandas as pd
@@ -23,7 +23,9 @@ class Seen(NamedTuple):
     streams: pd.DataFrame
     """`streams_of`: a row per attempt."""
     chunks: pd.DataFrame
-    """`chunks_of`, of all attempts."""
+    """`chunks_of`, of all attempts: what was received."""
+    rows: pd.DataFrame
+    """Every row of the window, with the chunks that were written and not received."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -38,5 +40,5 @@ class Aspect(Protocol[Found]):
     def add(self, seen: Seen) -> None:
         """Take in one phase of one trial."""
 
-    def found(self) -> list[Found]:
+    def found(self) -> Sequence[Found]:
         """What all of it comes to."""
