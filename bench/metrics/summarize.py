@@ -13,7 +13,7 @@ from bench import validity
 from bench.measures import FEWEST_BEYOND, MEASURES, fraction
 from bench.metrics.cautions import Caution, cautions_of, merge, over_capacity
 from bench.metrics.crowd import Holdings
-from bench.metrics.leaving import Leavings
+from bench.metrics.leaving import LEFT, Leavings, left, lost_by_leavers
 from bench.metrics.opening import Openings
 from bench.metrics.recovery import Recoveries
 from bench.metrics.seen import Seen
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Temperature = Literal["cold", "warm", "all"]
 _DEFECTS = ("lost", "repeated", "reordered", "corrupted")
-_ENDED_BY_CLIENT = ("timed_out", "cancelled")
+_ENDED_BY_CLIENT = ("timed_out", "cancelled", LEFT)
 """What the server had handed over when the client left is not lost: nobody was there to receive it."""
 _BYTES = ("received_bytes", "head_bytes", "payload_bytes", "content_bytes", "text_bytes")
 _CEILING_OF = ("throughput", "cpu_server", "capacity")
@@ -141,8 +141,9 @@ class _Reduction:
         chunks = chunks_of(frame)
         websocket = self.scenario["arms"][arm]["protocol"] == "websocket"
         streams = streams_of(frame, chunks, websocket=websocket)
-        self._account(phase, arm, facts, streams)
-        seen = Seen(phase, arm, block, self.scenario, facts, streams, chunks)
+        rows = frame[frame["window"].astype(bool)]
+        self._account(phase, arm, facts, streams, rows)
+        seen = Seen(phase, arm, block, self.scenario, facts, streams, chunks, rows)
         for aspect in (self.openings, self.recoveries, self.leavings, self.slow_readers, self.holdings):
             aspect.add(seen)
         # From here on: what a client sees that reads as fast as it can, until its stream breaks off, if it does.
@@ -167,18 +168,21 @@ class _Reduction:
             if self._limit(phase) is None and validity.paced(self.scenario, phase):
                 self.shapes.add(group, some, own, _turns(facts), sample=block == self.sample_block)
 
-    def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame) -> None:
+    def _account(
+        self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame, rows: pd.DataFrame
+    ) -> None:
         account = self.accounts.setdefault((phase, arm), Account(phase, arm))
         account.tokens += int(streams["got_tokens"].sum())
         # What became of a stream, its last attempt tells.
         streams = streams.sort_values("attempt", kind="stable").drop_duplicates(["step", "ordinal"], keep="last")
         account.streams += len(streams)
-        outcomes = streams["outcome"].astype(str)
+        outcomes = streams["outcome"].astype(str).mask(left(streams), LEFT)
         for outcome, count in outcomes.value_counts().items():
             account.outcomes[str(outcome)] = account.outcomes.get(str(outcome), 0) + int(count)
         for defect in _DEFECTS:
             counted = streams if defect != "lost" else streams[~outcomes.isin(_ENDED_BY_CLIENT)]
             setattr(account, defect, getattr(account, defect) + int(counted[defect].sum()))
+        account.lost += lost_by_leavers(rows)
         for fact in ("starts", "starts_late", "dropped"):
             setattr(account, fact, getattr(account, fact) + int(facts.get(fact) or 0))
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from bench.metrics.crowd import Holding
-from bench.metrics.leaving import Leaving
+from bench.metrics.leaving import LEFT, Leaving
 from bench.metrics.opening import Opening
 from bench.metrics.recovery import Recovery
 from bench.metrics.shapes import Shapes
@@ -99,14 +99,19 @@ class Account(msgspec.Struct):
     arm: Annotated[str, Meta(description="Arm")]
     streams: Annotated[int, Meta(description="Streams of the window", extra_json_schema={"unit": "streams"})] = 0
     outcomes: Annotated[
-        dict[str, int], Meta(description="Streams by outcome", extra_json_schema={"unit": "streams"})
+        dict[str, int],
+        Meta(
+            description="Streams by outcome; `left`: cancelled, as the client was to leave",
+            extra_json_schema={"unit": "streams"},
+        ),
     ] = msgspec.field(default_factory=dict)
     tokens: Annotated[int, Meta(description="Content tokens received", extra_json_schema={"unit": "tokens"})] = 0
     lost: Annotated[
         int,
         Meta(
             description="Chunks handed over by the server and not received (of a complete stream, its whole schedule), "
-            "but for streams that the client ended itself: timed_out and cancelled",
+            "but for streams that the client ended itself: timed_out and cancelled; of those that it was to leave, what "
+            "must have come before",
             extra_json_schema={"unit": "chunks"},
         ),
     ] = 0
@@ -121,8 +126,8 @@ class Account(msgspec.Struct):
 
     @property
     def failed(self) -> int:
-        """Streams that did not complete."""
-        return self.streams - self.outcomes.get("complete", 0)
+        """Streams that did not complete, and whose client was not to leave."""
+        return self.streams - self.outcomes.get("complete", 0) - self.outcomes.get(LEFT, 0)
 
 
 class WireBytes(msgspec.Struct, frozen=True):

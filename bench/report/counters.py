@@ -8,6 +8,8 @@ from bench.metrics import Account, Phase, Summary
 from bench.report.finding import Finding
 from bench.report.numbers import count, listed, number
 
+ENDED_WELL = ("complete", "left")
+"""Outcomes that say nothing against a server."""
 _DEFECTS = {
     "lost": "{arm} lost {n}",
     "repeated": "{arm} repeated {n}",
@@ -23,7 +25,7 @@ def losses(summary: Summary, phase: Phase) -> Iterator[Finding]:
     own = [a for a in summary.accounts if a.phase == phase.name]
     for account in own:
         if account.failed:
-            kinds = listed([f"{n} {o.replace('_', ' ')}" for o, n in account.outcomes.items() if o != "complete"])
+            kinds = listed([f"{n} {o.replace('_', ' ')}" for o, n in account.outcomes.items() if o not in ENDED_WELL])
             yield Finding(
                 f"Phase {phase.name}, {labels[account.arm]}: {account.failed} of {count(account.streams, 'stream')} "
                 f"did not complete ({kinds}). A stream without a first token has no latency, so that figures over the "

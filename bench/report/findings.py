@@ -48,10 +48,14 @@ def _trust(summary: Summary) -> list[Finding]:
     grave += [f for phase in summary.phases for f in losses(summary, phase)]
     if not any(a.failed or a.lost or a.repeated or a.reordered or a.corrupted for a in summary.accounts):
         streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
+        left = sum(a.outcomes.get("left", 0) for a in summary.accounts)
+        whole = f"All {count(streams, 'stream')} are complete"
+        if left:
+            whole = f"All {count(streams, 'stream')} are complete, but for {number(left, 0)} whose client was to leave,"
         grave.append(
             Finding(
-                f"All {count(streams, 'stream')} are complete and all {count(tokens, 'token')} are accounted for: none "
-                "lost, repeated, out of order or altered."
+                f"{whole} and all {count(tokens, 'token')} are accounted for: none lost, repeated, out of order or "
+                "altered."
             )
         )
     return [*validity(summary), *grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
