@@ -60,9 +60,3 @@ def _retried(record: StreamRecord) -> bool:
         status = record.reason.removeprefix("http_")
         return status.isdigit() and int(status) in STATUSES
     return outcome in LOST or (outcome == Outcome.API_ERROR and not record.chunks)
-
-
-def event_of(last_event_id: str) -> int:
-    """The ordinal in an event's id `<completion id>:<ordinal>`; -1 where there is none."""
-    digits = last_event_id.rpartition(":")[2]
-    return int(digits) if digits.isascii() and digits.isdigit() else -1

@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Callable
 
 from bench.rawlog import RawLog, StreamRecord
-from bench.retry import event_of
 from bench.scenario import Timeouts
+from bench.wire.event_id import split_event_id
 from bench.wire.events import (
     NO_STREAM,
     SEPARATOR,
@@ -114,9 +114,9 @@ class Session:
         self._record = record
         self._body = body
         self._last_event_id = last_event_id
-        if last_event_id:
-            record.completion_id = last_event_id.rpartition(":")[0]
-            record.resumed_from = event_of(last_event_id)
+        after = split_event_id(last_event_id)
+        if after is not None:
+            record.completion_id, record.resumed_from = after
         self._texts = []
         self._stamps = array("q")
         self._counts = array("I")

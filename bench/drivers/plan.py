@@ -131,6 +131,43 @@ class PhaseFacts(msgspec.Struct):
     """When the next one listened."""
 
 
+def merged(a: PhaseFacts, b: PhaseFacts) -> PhaseFacts:
+    """The facts of two windows of one phase, `b` after `a`: sums of what adds up, and memory of the fuller one.
+
+    Of windows as full, memory is from the start of the first to the peak of either.
+    """
+    if not a.window_ns:
+        return b
+    fuller = b if b.peak_open > a.peak_open else a
+    same = a.peak_open == b.peak_open
+    return PhaseFacts(
+        window_start_ns=a.window_start_ns,
+        window_end_ns=b.window_end_ns,
+        server_rss_start=fuller.server_rss_start,
+        server_rss_peak=max(a.server_rss_peak, b.server_rss_peak) if same else fuller.server_rss_peak,
+        driver_rss_start=fuller.driver_rss_start,
+        driver_rss_peak=max(a.driver_rss_peak, b.driver_rss_peak) if same else fuller.driver_rss_peak,
+        peak_open=fuller.peak_open,
+        steal_cores=b.steal_cores,
+        steps=a.steps,
+        held=a.held,
+        signalled_ns=a.signalled_ns or b.signalled_ns,
+        back_ns=a.back_ns or b.back_ns,
+        slices=a.slices + b.slices,
+        **{name: _sum(getattr(a, name), getattr(b, name)) for name in ADD_UP},
+    )
+
+
+ADD_UP = (
+    *("window_ns", "clock_raw_ns", "clock_boot_ns", "server_cpu_ns", "driver_cpu_ns", "server_wait_ns"),
+    *("driver_wait_ns", "steal_ns", "starts", "starts_late", "dropped"),
+)
+
+
+def _sum(a: int, b: int) -> int:
+    return -1 if min(a, b) < 0 else a + b
+
+
 class Waits(msgspec.Struct, tag="waits", tag_field="event"):
     """Said before every slice, and before the process ends: nothing more is done until a line comes on standard input.
 

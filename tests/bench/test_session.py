@@ -171,7 +171,7 @@ def test_every_wait_has_an_end_of_its_own(tmp_path: Path) -> None:
             assert session.expired(at + seconds * S)
             assert session.close
             (record,) = peer.records()
-            assert (record.outcome, record.detail) == ("timed_out", what)
+            assert (record.outcome, record.reason) == ("timed_out", f"{what}_timeout")
 
 
 def test_the_total_bounds_a_stream_that_keeps_coming(peer: Peer) -> None:
@@ -183,7 +183,7 @@ def test_the_total_bounds_a_stream_that_keeps_coming(peer: Peer) -> None:
     assert peer.session.deadline_ns == 20 * S
     assert peer.session.expired(20 * S)
     (record,) = peer.records()
-    assert (record.outcome, record.detail, record.chunks) == ("timed_out", "total", 19)
+    assert (record.outcome, record.reason, record.chunks) == ("timed_out", "total_timeout", 19)
 
 
 def test_a_refused_connection(peer: Peer) -> None:
