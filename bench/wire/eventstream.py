@@ -22,16 +22,16 @@ class EventStream:
         "_at_start",
         "_data",
         "_data_bytes",
-        "_id",
         "_line",
         "_line_bytes",
-        "last_event_id",
+        "last_id",
+        "next_id",
         "retry_ms",
         "too_big",
     )
 
     def __init__(self, last_event_id: str = "") -> None:
-        self.last_event_id = last_event_id
+        self.last_id = self.next_id = last_event_id.encode()  # of the last event; of the one that is being read
         self.retry_ms: int | None = None
         self.too_big = False  # a line or the data of an event had more than MAX_MESSAGE bytes: nothing more is read
         self._at_start = True
@@ -40,12 +40,16 @@ class EventStream:
         self._line_bytes = 0
         self._data: list[bytes] = []
         self._data_bytes = 0  # of the data lines so far, each with its line end
-        self._id = last_event_id
+
+    @property
+    def last_event_id(self) -> str:
+        """The "last event ID string"."""
+        return self.last_id.decode(errors="replace")
 
     @property
     def between_events(self) -> bool:
         """Whether the next byte would begin a new event: nothing of an earlier one is kept."""
-        kept = self._line or self._data or self._after_cr or self._id != self.last_event_id
+        kept = self._line or self._data or self._after_cr or self.next_id != self.last_id
         return not (kept or self._at_start or self.too_big)
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -104,7 +108,7 @@ class EventStream:
                 self._field(line)
             else:
                 # "If the line is empty (a blank line): Dispatch the event". The id counts even if there is no data.
-                self.last_event_id = self._id
+                self.last_id = self.next_id
                 if len(data) == 1:
                     events.append(data.pop())
                 elif data:
@@ -121,6 +125,6 @@ class EventStream:
             self._data.append(value)
         elif name == b"id":
             if b"\0" not in value:
-                self._id = value.decode(errors="replace")
+                self.next_id = value
         elif name == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
             self.retry_ms = int(value)

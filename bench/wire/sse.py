@@ -12,7 +12,7 @@ from bench.wire.chat_completions import PATH, Reply, no_reply
 from bench.wire.events import MAX_MESSAGE, Accepted, Closed, Content, Event, Idle, Outcome, Sizes, Trouble
 from bench.wire.eventstream import EventStream
 from bench.wire.http1 import SWITCHING, HTTPReply, header_lines
-from bench.wire.shortcut import ChunkShape, EventShape
+from bench.wire.shortcut import ChunkShape, EventShape, NumberedShape
 
 
 class SSEWire:
@@ -245,11 +245,16 @@ class SSEWire:
                 reply.spoil(payload, Trouble("bad_utf8", str(error)))
         shape = self._shape
         if reply.prefix and (shape is None or shape.prefix is not reply.prefix):
-            # A body of another form would make a shape that nothing has: slower, never wrong.
-            shape = self._shape = EventShape(reply, body) if body.startswith(b"data:") else None
+            shape = self._shape = self._shape_of(body)
             self._chunks = None
         self._shortcut = shape if not reply.ended and self._stream.between_events else None
         if self._shortcut is None:
             self._chunks = None
         elif self._chunks is None:
-            self._chunks = ChunkShape(self._shortcut)
+            self._chunks = self._shortcut.chunks()
+
+    def _shape_of(self, body: bytes) -> EventShape | None:
+        """How this server writes events. A body of another form makes a shape that nothing has: slower, never wrong."""
+        if body.startswith(b"data:"):
+            return EventShape(self._reply, body)
+        return NumberedShape(self._reply, body, self._stream) if NumberedShape.fits(body) else None

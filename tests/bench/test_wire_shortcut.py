@@ -41,6 +41,18 @@ def learned_websocket() -> WebSocketWire:
     return wire
 
 
+def numbered(first: int, *payloads: bytes, label: bytes = b"c") -> list[bytes]:
+    return [b"id: %b:%d\ndata: %b\n\n" % (label, first + i, each) for i, each in enumerate(payloads)]
+
+
+def learned_numbered(ordinal: int = 0) -> SSEWire:
+    """The last event read had this ordinal."""
+    wire = sse_wire()
+    wire.receive(HEAD + http_chunks(numbered(ordinal - 2, ROLE, A)))
+    assert wire.receive(http_chunks(numbered(ordinal, A))) == [Content(STREAM, 1, b"a")]
+    return wire
+
+
 def altered(data: bytes) -> list[bytes]:
     return [data[:i] + bytes([byte]) + data[i + 1 :] for i in range(len(data)) for byte in b"!0" if byte != data[i]]
 
@@ -57,6 +69,63 @@ def test_an_event_with_any_byte_altered() -> None:
             want = read_payloads([A, *read_event_stream(b"".join(bodies))[0]])
             assert summary(events).text == b"\x1f".join(want.texts[1:])
             assert wire.sizes.faults == want.faults
+
+
+def same_as_the_full_reading(wire: SSEWire, ordinal: int, bodies: list[bytes], together: bool) -> None:
+    reads = [http_chunks(bodies)] if together else [http_chunks([body]) for body in bodies]
+    events = [event for data in reads for event in wire.receive(data)]
+    payloads, last_id, _ = read_event_stream(b"".join([*numbered(ordinal, A), *bodies]))
+    want = read_payloads([A, *payloads])
+    assert summary(events).text == b"\x1f".join(want.texts[2:])
+    assert (wire.sizes.faults, wire.last_event_id) == (want.faults, last_id)
+    assert wire.sizes.payload_bytes == len(ROLE) + len(A) + sum(map(len, payloads))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("many", [0, 20])
+def test_a_numbered_event_with_any_byte_altered(many: int, together: bool) -> None:
+    good = numbered(8, *[B] * (2 * many + 2))
+    for body in altered(good[many]):
+        same_as_the_full_reading(learned_numbered(7), 7, [*good[:many], body, *good[many + 1 :]], together)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("ordinal", [3, 8, 9, 98, 99, 9_950, 9_998, 9_999, 10_000, 10**20])
+def test_numbers_count_up(ordinal: int, together: bool) -> None:
+    same_as_the_full_reading(learned_numbered(ordinal), ordinal, numbered(ordinal + 1, *[A, B] * 60), together)
+
+
+NUMBERS = {
+    "the same again": (0, 0, 1),
+    "one left out": (1, 3, 4),
+    "back to the start": (1, 0, 1),
+    "backwards": (2, 1, 0),
+    "written otherwise": ("01", "2", "+3"),
+    "none": ("", "x", ""),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("case", NUMBERS)
+@pytest.mark.parametrize("label", [b"c", b"d", b"", b"c:1", b"\xff"])
+def test_numbers_that_do_not_count_up(case: str, label: bytes, together: bool) -> None:
+    bodies = [b"id: %b:%b\ndata: %b\n\n" % (label, str(n).encode(), B) for n in NUMBERS[case]]
+    if label != b"\xff":  # the slow reading has half a surrogate pair where a browser has U+FFFD
+        same_as_the_full_reading(learned_numbered(0), 0, [*bodies, *numbered(1, B, B)], together)
+    same_as_the_full_reading(learned_numbered(0), 0, [*bodies, EVENT_B, EVENT_B, *numbered(1, B, B)], together)
+
+
+@pytest.mark.parametrize("label", [b"c", b"\xff\xfe", "\u2713:\u2713".encode()])
+@pytest.mark.parametrize("lead", [b"id: ", b"id:", b"id:  "])
+def test_ids_of_every_form(label: bytes, lead: bytes) -> None:
+    wire = sse_wire()
+    wire.receive(HEAD)
+    for together in (1, 30):
+        for n in range(0, 30, together):
+            numbers = range(n, n + together)
+            wire.receive(http_chunks([b"%b%b:%d\ndata: %b\n\n" % (lead, label, number, A) for number in numbers]))
+        assert wire.last_event_id == lead[4:].decode() + label.decode(errors="replace") + ":29"
+    assert wire.sizes.chunks == 60
 
 
 def test_a_payload_in_a_frame_with_any_byte_altered() -> None:

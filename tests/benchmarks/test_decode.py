@@ -36,6 +36,7 @@ def chunk(delta: dict[str, str]) -> bytes:
 
 PAYLOADS = [chunk({"content": VOCABULARY[i % len(VOCABULARY)]}) for i in range(TOKENS)]
 EVENTS = [b"data: %b\n\n" % payload for payload in PAYLOADS]
+NUMBERED = [b"id: chatcmpl-%029d:%d\n%b" % (0, i, event) for i, event in enumerate(EVENTS)]
 FRAMES = [Frame(Opcode.TEXT, payload).serialize(mask=False) for payload in PAYLOADS]
 
 
@@ -74,7 +75,11 @@ SSE_READS = {
     "three HTTP chunks an event": in_reads(
         http_chunks([part for payload in PAYLOADS for part in (b"data: ", payload, b"\n\n")]), READ
     ),
-    "with event ids": in_reads(http_chunks([b"id: c:%05d\n%b" % pair for pair in enumerate(EVENTS)]), READ),
+    "with event ids": in_reads(http_chunks(NUMBERED), READ),
+    "with event ids, one token a read": http_chunks(NUMBERED),
+    "with event ids of another form": in_reads(
+        http_chunks([b"id: %d-\n%b" % pair for pair in enumerate(EVENTS)]), READ
+    ),
 }
 WEBSOCKET_READS = {
     "coalesced, 64 KiB reads": in_reads(FRAMES, READ),
