@@ -31,6 +31,9 @@ By: TypeAlias = Literal["auto", "packets", "proxy"]
 
 LOOPBACK = "127.0.0.1"
 
+READY_FACTS = ("start_ns", "scheduling", "mtu", "tcp")
+"""What a relay says of itself once, and belongs in a record."""
+
 ANSWER_S = 10.0
 """A relay that has not answered by then has failed."""
 STOP_S = 5.0
@@ -76,7 +79,7 @@ class _Relayed(Path):
     def __init__(self, network: Network, seed: int, relay: _Relay) -> None:
         super().__init__(network, seed)
         self._relay = relay
-        self._ready = {name: fact for name, fact in relay.ready.items() if name in ("start_ns", "mtu", "tcp")}
+        self._ready = {name: fact for name, fact in relay.ready.items() if name in READY_FACTS}
 
     def facts(self) -> dict[str, Any]:
         return {**self._asked, **self._ready, **self._relay.ask("report")}

@@ -20,8 +20,9 @@ from bench.network.control import Orders, say
 from bench.network.lateness import Lateness
 from bench.network.line import Line
 from bench.network.profiles import Network
+from bench.network.scheduling import come_first
 from bench.network.tun import MTU, Tun
-from servers.pacing import NEVER_NS, set_timer_slack
+from servers.pacing import NEVER_NS
 
 DRIVER_ADDRESS = "10.99.0.1"
 SERVER_ADDRESS = "10.99.0.2"
@@ -144,13 +145,12 @@ def run(network: Network, seed: int) -> None:
     relay = Relay(network, seed)
     # After the user namespace, which undoes it.
     namespaces.die_with_parent(signal.SIGTERM)
-    set_timer_slack()
     awake, waker = socket.socketpair()
     waker.setblocking(False)
     signal.set_wakeup_fd(waker.fileno())
     signal.signal(signal.SIGTERM, lambda *_: None)
     gc.collect()
     gc.disable()  # packets and their times make no cycles
-    say("ready", **relay.ready())
+    say("ready", **relay.ready(), scheduling=come_first())
     relay.run(Orders(), awake.fileno())
     say("report", **relay.report())

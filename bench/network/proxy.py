@@ -24,7 +24,8 @@ from bench.network.line import Line
 from bench.network.namespaces import die_with_parent
 from bench.network.pieces import GAP_NS, Pieces
 from bench.network.profiles import Network
-from servers.pacing import NEVER_NS, Pacer, set_timer_slack
+from bench.network.scheduling import come_first
+from servers.pacing import NEVER_NS, Pacer
 
 HOST = "127.0.0.1"
 READ_BYTES = 16_384
@@ -265,7 +266,6 @@ def run(network: Network, seed: int) -> None:
     import uvloop
 
     die_with_parent(signal.SIGTERM)
-    set_timer_slack()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(network, seed))
 
@@ -292,6 +292,6 @@ async def _serve(network: Network, seed: int) -> None:
     loop.add_signal_handler(signal.SIGTERM, told_to_stop.set)
     loop.add_reader(orders.fd, hear)
     gc.freeze()
-    say("ready", **proxy.ready())
+    say("ready", **proxy.ready(), scheduling=come_first())
     await told_to_stop.wait()
     say("report", **proxy.report())

@@ -5,6 +5,7 @@ The server says its port and echoes, on every connection, until the client is do
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -82,6 +83,38 @@ def bulk(host: str, port: int, size: int) -> dict[str, Any]:
     return {"same": same, "seconds": seconds, "retransmits": retransmits}
 
 
+def connects(host: str, port: int, times: int) -> dict[str, Any]:
+    """How long so many connects took, one after another, in ms."""
+    took = []
+    for _ in range(times):
+        client, connect_ms = connect(host, port)
+        client.close()
+        took.append(connect_ms)
+    return {"took": took}
+
+
+def paced(host: str, port: int, times: int) -> dict[str, Any]:
+    """Round trips in ms on so many connections at once, 50 a second on each, for two seconds."""
+
+    async def one(number: int, start: float) -> list[float]:
+        reader, writer = await asyncio.open_connection(host, port)
+        trips = []
+        for turn in range(100):
+            await asyncio.sleep(start + (turn + number / times) / 50 - time.monotonic())
+            sent = time.monotonic()
+            writer.write(b"x" * 200)
+            await reader.readexactly(200)
+            trips.append((time.monotonic() - sent) * 1e3)
+        writer.close()
+        return trips
+
+    async def every() -> list[list[float]]:
+        start = time.monotonic() + 1
+        return await asyncio.gather(*(one(number, start) for number in range(times)))
+
+    return {"trips": [trip for trips in asyncio.run(every()) for trip in trips]}
+
+
 def many(host: str, port: int, times: int) -> dict[str, Any]:
     """How many of so many connections, open at once, have their own bytes come back."""
     clients = [connect(host, port)[0] for _ in range(times)]
@@ -110,4 +143,8 @@ if __name__ == "__main__":
         serve(sys.argv[2])
     else:
         host, port, times = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-        print(json.dumps({f.__name__: f for f in (ping, bulk, many, refused)}[sys.argv[1]](host, port, times)))
+        print(
+            json.dumps(
+                {f.__name__: f for f in (ping, bulk, connects, paced, many, refused)}[sys.argv[1]](host, port, times)
+            )
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from bench.network import between as between_module
 from bench.network.between import By, NetworkError, Path, between, is_loopback, permitted
+from bench.network.namespaces import Entrance
 from bench.network.profiles import NETWORKS, Network
 
 PEER = str(File(__file__).with_name("network_peer.py"))
@@ -209,6 +211,40 @@ def test_a_relay_ends_with_whoever_started_it(kind: str, how: str) -> None:
 
 
 @needs_packets
+def test_a_line_for_packets_does_without_the_right_to_namespaces() -> None:
+    """In a user namespace, which anyone may make on most systems; here without root's right to do otherwise."""
+    pr_capbset_drop, cap_sys_admin = 24, 21
+    prctl = ctypes.CDLL(None).prctl
+    command = [sys.executable, "-m", "bench.network", "packets", "--network", '{"rtt_ms":4}']
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: prctl(pr_capbset_drop, cap_sys_admin),
+    ) as relay:
+        assert relay.stdout is not None
+        assert relay.stderr is not None
+        line = relay.stdout.readline()
+        if not line:
+            pytest.skip(f"no user namespaces here: {relay.stderr.read().decode().strip()}")
+        ready = json.loads(line)
+        assert ready["user_namespace"]
+        path = Path(Network(rtt_ms=4), 1)
+        path.server_host = ready["server"]["address"]
+        with contextlib.ExitStack() as stack:
+            path.enter_server, path.enter_driver = (
+                Entrance(ready[side]["namespace"], ready["user_namespace"]) for side in ("server", "driver")
+            )
+            stack.callback(path.enter_server.close)
+            stack.callback(path.enter_driver.close)
+            port = stack.enter_context(echo(path))
+            assert min(ask(path, "ping", port, 5)["trips"]) >= 4
+        relay.stdin.close()  # type: ignore[union-attr]
+        assert relay.wait(NEVER_S) == 0
+
+
+@needs_packets
 def test_tcp_settings_are_reported() -> None:
     with between(Network(rtt_ms=1), "packets", 1) as path:
         tcp = path.facts()["tcp"]
@@ -351,7 +387,7 @@ def test_bytes_one_by_one(proxy: Path, listener: socket.socket) -> None:
             reads.append(data)
         segments = segments_in(client)
     assert b"".join(reads) == bytes(range(100))
-    assert segments == 100, "each byte came in a segment of its own"
+    assert segments > 90, "each byte came in a segment of its own, but for a few that the kernel may have put together"
 
 
 def test_a_stream_is_cut_in_two_at_every_place(proxy: Path, listener: socket.socket) -> None:
