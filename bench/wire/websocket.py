@@ -41,7 +41,8 @@ from bench.wire.events import (
 from bench.wire.http1 import HEAD_END, SWITCHING, HTTPReply, accepts_plainly
 from bench.wire.shortcut import FrameShape
 
-FINAL_TEXT = 0x81
+FINAL_TEXT, COMPRESSED_TEXT = 0x81, 0xC1
+CONT, TEXT, BINARY, CLOSE = (int(opcode) for opcode in (Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE))
 FINAL, RESERVED, RSV1, MASKED = 0x80, 0x70, 0x40, 0x80
 LENGTH_16 = 126
 LONGEST_CONTROL = 125
@@ -63,22 +64,34 @@ def judge_head(first: int, second: int, length: int, begun: int | None, rsv1: bo
     opcode = first & 0x0F
     if opcode not in OPCODES:
         return Trouble("reserved_opcode", f"a frame with opcode {opcode}")
-    if first & RESERVED and not (rsv1 and first & RESERVED == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY)):
+    if first & RESERVED and not (rsv1 and first & RESERVED == RSV1 and opcode in (TEXT, BINARY)):
         return Trouble("reserved_bits", f"a frame with reserved bits {first >> 4 & 7:03b}")
     if second & MASKED:
         return Trouble("masked_frame", "a masked frame")
-    if opcode >= Opcode.CLOSE:
+    if opcode >= CLOSE:
         if not first & FINAL or length > LONGEST_CONTROL:
             return Trouble("bad_control", f"a control frame of {length} bytes{'' if first & FINAL else ', not final'}")
-        if opcode == Opcode.CLOSE and begun is not None:
+        if opcode == CLOSE and begun is not None:
             return Trouble("bad_fragment", "a close frame inside a message")
-    elif (opcode == Opcode.CONT) is (begun is None):
+    elif (opcode == CONT) is (begun is None):
         return Trouble("bad_fragment", "a message inside a message" if opcode else "a continuation of nothing")
-    elif opcode == Opcode.BINARY:
+    elif opcode == BINARY:
         return Trouble("binary_message", "a binary message")
     elif length + (begun or 0) > MAX_MESSAGE:
         return Trouble("message_too_big", f"a message of {length + (begun or 0)} bytes, more than {MAX_MESSAGE}")
     return None
+
+
+def end_of_compressed(data: bytes, at: int) -> int:
+    """Where the run of whole frames with a compressed message each ends: the full parser takes it at once."""
+    size = len(data)
+    while at + 4 <= size and data[at] == COMPRESSED_TEXT and data[at + 1] <= LENGTH_16:
+        length = data[at + 1]
+        end = at + 2 + length if length < LENGTH_16 else at + 4 + (data[at + 2] << 8 | data[at + 3])
+        if end > size:
+            break
+        at = end
+    return at
 
 
 OPCODES = frozenset(Opcode)
@@ -287,10 +300,13 @@ class WebSocketWire:
                 return size
             self._take(data[body:end], events)
             return end
-        trouble = judge_head(first, second, length, None if begun is None else len(begun), not self._plain)
-        if trouble is not None:
-            self._fail(trouble, events)
-            return size
+        if self._plain or first != COMPRESSED_TEXT or second > LENGTH_16 or begun is not None:
+            trouble = judge_head(first, second, length, None if begun is None else len(begun), not self._plain)
+            if trouble is not None:
+                self._fail(trouble, events)
+                return size
+        else:
+            end = end_of_compressed(data, end)
         self._owed = max(end - size, 0)
         self._scan = not self._owed
         self._opcode = first & 0x0F
@@ -321,7 +337,7 @@ class WebSocketWire:
             if isinstance(error, PayloadTooBig):
                 reason = "message_too_big"
             else:
-                reason = "bad_close" if self._opcode == Opcode.CLOSE else "bad_compression"
+                reason = "bad_close" if self._opcode == CLOSE else "bad_compression"
             self._fail(Trouble(reason, str(error)), events)
 
     def _take_frame(self, frame: Frame, events: list[Event]) -> None:
