@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic_ns
 
 from servers.emission_log import EmissionLog, Ended
@@ -12,6 +13,7 @@ from servers.generation import GONE, MESSAGES, Generation, complete, emit
 from servers.pacing import Pacer
 from servers.payloads.chat_completions import DONE, ApiError, Unreadable, is_cancel, parse_request
 from servers.service import Service, internal_error
+from servers.stacks import PATIENCE_S
 from servers.trouble import sever
 
 # RFC 6455, 7.4.1
@@ -105,11 +107,11 @@ class Turns:
             self._over(generation)
 
     async def _sever(self, how: str) -> None:
-        """End the connection as a fault wants it: "close" or "reset"."""
+        """End the connection as a fault wants it: "close", and then not wait for the client for long, or "reset"."""
         if how == "close":
-            await self._close(GOING_AWAY)
-        else:
-            await sever(self._transport, how)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._close(GOING_AWAY), PATIENCE_S)
+        await sever(self._transport, how)
 
     def _over(self, generation: Generation) -> None:
         self._service.end(generation)
