@@ -257,7 +257,9 @@ def _place_reads(
         known = places >= 0
         received[bases[i] + places[known]] = stamps[known]
         read[bases[i] + places[known]] = in_read[known]
-        had.repeated += found.repeated + int(had.seen[places[known]].sum())
+        # Who asks for the whole again gets nothing again that was not asked for.
+        again = int(had.seen[places[known]].sum()) if record.resumed_from >= 0 else 0
+        had.repeated += found.repeated + again
         had.reordered += found.reordered
         had.corrupted += found.corrupted
         had.seen[places[known]] = True
@@ -266,7 +268,9 @@ def _place_reads(
             for name in FLAWS:
                 flaws[name][had.last] = 0
         had.last = i
-        flaws["lost"][i] = max(0, owed - int(had.seen.sum()))
+        # An answer that was not resumed but came whole is to have all of itself.
+        whole = record.outcome == "complete" and record.resumed_from < 0
+        flaws["lost"][i] = max(0, owed - (len(set(places[known])) if whole else int(had.seen.sum())))
         for name in ("repeated", "reordered", "corrupted"):
             flaws[name][i] = getattr(had, name)
     return flaws
@@ -295,8 +299,10 @@ def _found(sent: Sequence[str], texts: list[str], first: int, owed: int) -> tupl
     """
     rest = sent[first : max(owed, first + len(texts))]
     found = align(rest, texts)
-    if first and found.places is not None:
-        first, found = 0, align(sent[: max(owed, first + len(texts))], texts)  # it went on at another place
+    if first and (found.matched < len(texts) or found.reordered):
+        other = align(sent[: max(owed, first + len(texts))], texts)
+        if (other.matched, -other.reordered) > (found.matched, -found.reordered):  # it went on at another place
+            first, found = 0, other
     places = np.arange(len(texts)) if found.places is None else np.array(found.places, dtype=np.int64)
     return found, np.where(places >= 0, places + first, -1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["excess", "total", "part", "cost", "check"]
-Level = Literal["stream", "gap", "chunk", "group", "window"]
+Kind = Literal["excess", "total", "part", "recovery", "cost", "check"]
+Level = Literal["stream", "gap", "chunk", "group", "window", "outage"]
 
 FEWEST_BEYOND = 5
 """A percentile is given for a trial only where at least this many of its samples lie beyond it."""
@@ -14,6 +14,7 @@ KINDS: dict[Kind, str] = {
     "excess": "Excess: what transport and server add",
     "total": "Totals: what a user feels, mostly the model's own delay",
     "part": "Parts: where it arises",
+    "recovery": "Recovery: from the break to the first new token",
     "cost": "Costs",
     "check": "Instrument",
 }
@@ -25,7 +26,10 @@ that are the same or are not, or not at all."""
 
 
 class Measure(NamedTuple):
-    """One measure. `level` says over what a trial's percentile is taken; `group` and `window` give one number."""
+    """One measure. `level` says over what a trial's percentile is taken; `group` and `window` give one number.
+
+    `outage` is over the breaks of a whole phase: see `bench.metrics.outages`.
+    """
 
     key: str
     title: str
@@ -100,6 +104,24 @@ MEASURES: dict[str, Measure] = {
             "socket read less handed to the library's write, per content chunk",
         ),
         Measure(
+            "notice", "Until the break is noticed", "ms", "recovery", "outage", ("p50", "p99"), "difference",
+            "end of the broken attempt at the client less the break at the server: it cut the stream, fell silent, or "
+            "died",
+        ),
+        Measure(
+            "reconnect", "Until there is a connection again", "ms", "recovery", "outage", ("p50", "p99"), "difference",
+            "connection (TLS included) of the attempt that went on less the noticing; the policy's waits and attempts "
+            "in vain included",
+        ),
+        Measure(
+            "renew", "From there to the first new token", "ms", "recovery", "outage", ("p50", "p99"), "difference",
+            "first token that no attempt had received before less that connection: upgrade, request, resuming",
+        ),
+        Measure(
+            "outage", "Outage", "ms", "recovery", "outage", ("p50", "p99"), "difference",
+            "first new token less the break: the three together; of breaks after which one came",
+        ),
+        Measure(
             "wire_bytes", "Wire bytes per token", "B", "cost", "group", _ONE, "exact",
             "all bytes received over tokens",
         ),
@@ -159,8 +181,8 @@ def fraction(statistic: str) -> float:
 def streams_of(key: str, asked: str | None, connections: str) -> Literal["cold", "warm", "all"]:
     """Which streams a primary measure is about: those asked for, else those that the phase's connections make.
 
-    A measure of the whole window is about all.
+    A measure of the whole window, or of its breaks, is about all.
     """
-    if MEASURES[key].level == "window":
+    if MEASURES[key].level in ("window", "outage"):
         return "all"
     return "cold" if (asked or connections) == "cold" else "warm"

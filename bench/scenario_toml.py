@@ -228,6 +228,11 @@ def _check_verdict(scenario: Scenario, where: str) -> None:
         allowed = MEASURES[primary.measure].statistics
         if primary.statistic not in allowed:
             raise ScenarioError(f"{at}.statistic = {primary.statistic!r}: allowed: {', '.join(map(repr, allowed))}")
+        if MEASURES[primary.measure].level == "outage" and scenario.phases[primary.phase].retry is None:
+            raise ScenarioError(
+                f"{at}.measure = {primary.measure!r}: phase {primary.phase!r} has no retry, so that no stream of it "
+                f"comes back; give it a table [phases.{primary.phase}.retry]"
+            )
         steps = isinstance(scenario.phases[primary.phase], Steps)
         if steps != (primary.measure == "capacity"):
             raise ScenarioError(

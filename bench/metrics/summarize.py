@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from bench import validity
-from bench.measures import FEWEST_BEYOND, MEASURES, fraction
+from bench.measures import FEWEST_BEYOND, MEASURES, Measure, fraction
 from bench.metrics.cautions import Caution, cautions_of, merge, over_capacity
 from bench.metrics.crowd import Holdings
 from bench.metrics.leaving import LEFT, Leavings, left, lost_by_leavers
 from bench.metrics.opening import Openings
+from bench.metrics.outages import outages
 from bench.metrics.recovery import Recoveries
 from bench.metrics.seen import Seen
 from bench.metrics.shapes import Group, Shapes
@@ -32,7 +33,7 @@ from bench.metrics.summary import (
     Void,
     WireBytes,
 )
-from bench.metrics.trial import chunks_of, floats, streams_of
+from bench.metrics.trial import Floats, chunks_of, floats, streams_of
 from bench.metrics.trust import behind, checks, whole_blocks
 from bench.metrics.windows import stream_costs, window_measures
 
@@ -146,6 +147,8 @@ class _Reduction:
         seen = Seen(phase, arm, block, self.scenario, facts, streams, chunks, rows)
         for aspect in (self.openings, self.recoveries, self.leavings, self.slow_readers, self.holdings):
             aspect.add(seen)
+        for key, found in _outage_measures(phase, arm, block, outages(streams, rows, facts)):
+            self._put(key, found)
         # From here on: what a client sees that reads as fast as it can, until its stream breaks off, if it does.
         streams = streams[(streams["attempt"] == 0) & ~streams["slow"].astype(bool)]
         chunks = chunks[chunks["stream"].isin(streams["stream"])]
@@ -168,9 +171,7 @@ class _Reduction:
             if self._limit(phase) is None and validity.paced(self.scenario, phase):
                 self.shapes.add(group, some, own, _turns(facts), sample=block == self.sample_block)
 
-    def _account(
-        self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame, rows: pd.DataFrame
-    ) -> None:
+    def _account(self, phase: str, arm: str, facts: dict[str, Any], streams: pd.DataFrame, rows: pd.DataFrame) -> None:
         account = self.accounts.setdefault((phase, arm), Account(phase, arm))
         account.tokens += int(streams["got_tokens"].sum())
         # What became of a stream, its last attempt tells.
@@ -292,14 +293,9 @@ def _group_measures(
         return _Key(group.phase, group.arm, cast(Temperature, group.temperature), users, measure, statistic)
 
     for key, measure in MEASURES.items():
-        if measure.level in ("group", "window"):
-            continue
-        values = floats((streams if measure.level == "stream" else chunks)[key])
-        values = values[~np.isnan(values)]
-        for statistic in measure.statistics:
-            q = fraction(statistic)
-            if len(values) and (q == 0.5 or (1 - q) * len(values) >= FEWEST_BEYOND - 1e-9):
-                found = _Found(block, float(np.quantile(values, q)), len(values))
+        if measure.level in ("stream", "gap", "chunk"):
+            values = floats((streams if measure.level == "stream" else chunks)[key])
+            for statistic, found in _percentiles(measure, values, block):
                 yield key_of(key, statistic), found
     tokens, reads = float(streams["got_tokens"].sum()), chunks["read"].nunique()
     if tokens:
@@ -308,6 +304,22 @@ def _group_measures(
         yield key_of("segments", "value"), _Found(block, float(floats(streams["segments"]).sum()) / tokens, 1)
     if reads:
         yield key_of("coalescing", "value"), _Found(block, len(chunks) / reads, 1)
+
+
+def _outage_measures(phase: str, arm: str, block: int, breaks: pd.DataFrame) -> Iterator[tuple[_Key, _Found]]:
+    """The same of the breaks of one phase of one trial, whatever connection they were on."""
+    for key, measure in MEASURES.items():
+        if measure.level == "outage":
+            for statistic, found in _percentiles(measure, floats(breaks[key]), block):
+                yield _Key(phase, arm, "all", 0, key, statistic), found
+
+
+def _percentiles(measure: Measure, values: Floats, block: int) -> Iterator[tuple[str, _Found]]:
+    values = values[~np.isnan(values)]
+    for statistic in measure.statistics:
+        q = fraction(statistic)
+        if len(values) and (q == 0.5 or (1 - q) * len(values) >= FEWEST_BEYOND - 1e-9):
+            yield statistic, _Found(block, float(np.quantile(values, q)), len(values))
 
 
 def _value(key: _Key, found: list[_Found], top: float | None) -> Value:

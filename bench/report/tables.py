@@ -61,22 +61,22 @@ def phase_tables(summary: Summary, phase: Phase) -> list[Table]:
     tables = []
     for temperature in phase.temperatures:
         last = temperature == phase.temperatures[-1]
-        kinds: tuple[Kind, ...] = ("excess", "total", "part")
-        sections = [_section(summary, phase, temperature, kind) for kind in kinds]
-        sections.append(_section(summary, phase, temperature, "cost", whole=last))
+        kinds: tuple[Kind, ...] = ("excess", "total", "part", "recovery", "cost")
+        sections = [_section(summary, phase, temperature, kind, whole=last) for kind in kinds]
         caption = f"{temperature.capitalize()} streams: median over trials, lowest to highest trial"
         tables.append(Table(caption, labels, [s for s in sections if s.rows]))
     return tables
 
 
-def _section(summary: Summary, phase: Phase, temperature: str, kind: Kind, *, whole: bool = False) -> Section:
+def _section(summary: Summary, phase: Phase, temperature: str, kind: Kind, *, whole: bool) -> Section:
     rows = []
     for key, measure in MEASURES.items():
         if measure.kind != kind or says_nothing(key, phase):
             continue
-        if measure.level == "window" and not whole:
+        of_phase = measure.level in ("window", "outage")
+        if of_phase and not whole:
             continue
-        where = "all" if measure.level == "window" else temperature
+        where = "all" if of_phase else temperature
         for statistic in measure.statistics:
             found = [summary.get(phase.name, a.name, where, key, statistic) for a in summary.arms]
             if any(found):
