@@ -110,7 +110,7 @@ class Account(msgspec.Struct):
         int,
         Meta(
             description="Chunks handed over by the server and not received (of a complete stream, its whole schedule), "
-            "but for streams that the client ended itself: timed_out and cancelled; of those that it was to leave, what "
+            "but for streams that the client ended itself, timed_out and cancelled; of those it was to leave, what "
             "must have come before",
             extra_json_schema={"unit": "chunks"},
         ),
