@@ -185,6 +185,24 @@ def test_interim_heads_are_skipped_and_counted() -> None:
         assert wire.sizes.head_bytes == len(interim + HEAD)
 
 
+def test_chunk_extensions_and_trailers_say_nothing() -> None:
+    data = PLAIN.replace(b"\r\ndata: ", b';a=1;b="c"\r\ndata: ').removesuffix(b"\r\n") + b"Retry-After: 5\r\n\r\n"
+    for cuts in ((), range(len(data))):
+        wire = sse_wire()
+        assert summary(read(wire, data, cuts)) == COMPLETE
+        assert wire.retry_after_s is None
+
+
+def test_a_body_shorter_than_its_length_is_cut_off() -> None:
+    body = b"data: " + ROLE + b"\n\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+    wire = sse_wire()
+    got = summary(wire.receive(head % (len(body) + 1) + body) + wire.eof())
+    assert (got.finished[0][0], got.reasons) == ("truncated", ("closed",))
+    whole = b"".join(b"data: " + payload + b"\n\n" for payload in reply(*TEXTS))
+    assert summary(sse_wire().receive(head % len(whole) + whole)) == COMPLETE
+
+
 @pytest.mark.parametrize(
     "head",
     [
