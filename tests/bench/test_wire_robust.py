@@ -120,6 +120,7 @@ def check(events: list[Event]) -> None:
     assert all(event.reason == "" or meaning(event.reason) for event in events if isinstance(event, Finished))
 
 
+@settings(deadline=None)
 @given(state=st.sampled_from(list(STATES)), steps=STEPS)
 def test_nothing_raises(state: str, steps: list[bytes | str]) -> None:
     wire = STATES[state]()
