@@ -18,6 +18,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -118,12 +119,14 @@ class _Relay:
 
     def __init__(self, *arguments: str) -> None:
         """Start it. Raises `NetworkError` with its last words when it ends instead of being ready."""
+        # A file, not a pipe: nobody reads it while the relay runs.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.network", *arguments],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             start_new_session=True,
         )
         self._pending = b""
@@ -141,9 +144,8 @@ class _Relay:
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        stdout, stderr = self._process.stdout, self._process.stderr
+        stdout = self._process.stdout
         assert stdout is not None
-        assert stderr is not None
         deadline = time.monotonic() + ANSWER_S
         while b"\n" not in self._pending:
             if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -151,13 +153,18 @@ class _Relay:
             data = os.read(stdout.fileno(), 65_536)
             if not data:
                 code = self._process.wait()
-                words = stderr.read().decode("utf-8", "replace").strip().splitlines()
-                raise NetworkError(words[-1] if words else f"the relay on the network path ended with exit code {code}")
+                words = self.last_words()
+                raise NetworkError(words or f"the relay on the network path ended with exit code {code}")
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         del answer["event"]
         return answer
+
+    def last_words(self) -> str:
+        """The last line that it wrote on stderr; empty: none."""
+        self._errors.seek(0)
+        return (self._errors.read().decode("utf-8", "replace").strip().splitlines() or [""])[-1]
 
     def close(self) -> None:
         """End the process and wait for it."""
@@ -169,9 +176,9 @@ class _Relay:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        assert process.stdout is not None
+        process.stdout.close()
+        self._errors.close()
 
 
 @functools.cache

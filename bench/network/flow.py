@@ -20,6 +20,10 @@ RTO_NS = 200_000_000
 SYN_RTO_NS = 1_000_000_000
 """RFC 6298, section 2.1: before a round trip was measured."""
 LONGEST_RTO_NS = 120_000_000_000
+TRIES = 15
+"""Linux's tcp_retries2. A packet lost as often comes through all the same: no stream is given up here."""
+SYN_TRIES = 6
+"""Linux's tcp_syn_retries, likewise: two minutes in all."""
 DUPLICATES = 3
 """So many later segments tell a sender that one is missing: RFC 5681, section 3.2."""
 
@@ -115,24 +119,25 @@ class Flow:
 
 def retried_ns(line: Line, at_ns: int, wait_ns: int) -> int:
     """When a packet sent at `at_ns`, and again after `wait_ns`, twice that and so on, is sent and not lost."""
-    while True:
+    for _ in range(TRIES):
         if line.is_cut(at_ns):
             line.cut += 1
         elif not line.loses():
-            return at_ns
+            break
         at_ns += wait_ns
         wait_ns = min(2 * wait_ns, LONGEST_RTO_NS)
+    return at_ns
 
 
 def handshake(up: Line, down: Line, at_ns: int) -> tuple[int, int]:
     """A connect() at that time: when the server sees it, and when the client knows it is connected."""
-    asked_ns = at_ns
     wait_ns = SYN_RTO_NS
-    while True:
+    for _ in range(SYN_TRIES):
         # The answer is lost as the question is: either way the client asks again.
-        seen_ns = asked_ns + up.flight_ns()
-        lost_up, lost_down = up.is_cut(asked_ns) or up.loses(), down.is_cut(seen_ns) or down.loses()
-        if not lost_up and not lost_down:
-            return seen_ns, seen_ns + down.flight_ns()
-        asked_ns += wait_ns
-        wait_ns = min(2 * wait_ns, LONGEST_RTO_NS)
+        answer_ns = at_ns + up.flight_ns()
+        if not (up.is_cut(at_ns) or up.loses() or down.is_cut(answer_ns) or down.loses()):
+            break
+        at_ns += wait_ns
+        wait_ns *= 2
+    seen_ns = at_ns + up.flight_ns()
+    return seen_ns, seen_ns + down.flight_ns()

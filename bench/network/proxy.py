@@ -42,11 +42,11 @@ class _Side(asyncio.BufferedProtocol):
     """Where its bytes go."""
     back: _Way
     """Where the bytes come from that are written to it."""
+    _transport: asyncio.Transport
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = bytearray(READ_BYTES)
-        self._transport: asyncio.Transport | None = None
         self._ended = {"read": False, "write": False}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,7 +64,6 @@ class _Side(asyncio.BufferedProtocol):
         return True  # the other direction goes on
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
         self.back.go_on()
         if exc is not None:
             self.out.put(End.RESET)
@@ -76,16 +75,19 @@ class _Side(asyncio.BufferedProtocol):
         self.back.go_on()
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._ended["read"]:
+        if self._alive() and not self._ended["read"]:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._ended["read"]:
+        if self._alive() and not self._ended["read"]:
             self._transport.resume_reading()
 
+    def _alive(self) -> bool:
+        return not self._transport.is_closing()
+
     def write(self, item: Item) -> None:
-        """Pass on bytes or an end."""
-        if self._transport is None:
+        """Pass on bytes or an end; to nobody when the socket is gone."""
+        if not self._alive():
             return
         if isinstance(item, bytes):
             self._transport.write(item)
@@ -98,7 +100,7 @@ class _Side(asyncio.BufferedProtocol):
 
     def _end(self, what: str) -> None:
         self._ended[what] = True
-        if all(self._ended.values()) and self._transport is not None:
+        if all(self._ended.values()):
             self._transport.close()
 
 

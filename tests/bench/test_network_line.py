@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bench.network.flow import HEADER_BYTES, RTO_NS, SYN_RTO_NS, WINDOW_BYTES, End, Flow, handshake
+from bench.network.flow import HEADER_BYTES, RTO_NS, SYN_RTO_NS, TRIES, WINDOW_BYTES, End, Flow, handshake
 from bench.network.lateness import Lateness
 from bench.network.line import Line
 from bench.network.pieces import Pieces
@@ -206,6 +206,18 @@ def test_a_handshake_takes_a_round_trip_and_a_second_more_when_it_is_lost() -> N
     assert handshake(Fated(network), Fated(network), 0) == (10 * MS, 20 * MS)
     for lost in ((Fated(network, 1), Fated(network)), (Fated(network), Fated(network, 1))):
         assert handshake(*lost, 0) == (SYN_RTO_NS + 10 * MS, SYN_RTO_NS + 20 * MS)
+
+
+def test_a_cut_that_keeps_time_with_the_timers_is_got_through() -> None:
+    # Every try a second, two and four later meets a cut.
+    network = Network(rtt_ms=20, cut_every_s=1, cut_ms=100)
+    line = Line(network, "up", seed=1)
+    assert handshake(line, Line(network, "down", seed=1), 1010 * MS) == (64 * S + 20 * MS, 64 * S + 30 * MS)
+    always = Line(Network(rtt_ms=20, cut_every_s=1, cut_ms=1000), "down", seed=1)
+    flow = Flow(always, 20 * MS)
+    flow.put(2 * S, b"x")
+    assert flow.next_ns() == 827 * S + 70 * MS  # 10 waits that double from 220 ms, 5 of 120 s, and the flight
+    assert always.cut == TRIES
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 20, 100])
