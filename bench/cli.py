@@ -1,13 +1,14 @@
 """The command `tokenwire`. Imports what a command needs only when that command runs: `--help` must be instant.
 
 Exit codes: 0 done; 1 a trial, or a report, could not be made; 2 wrong usage or scenario; 3 the instrument was at fault,
-so that there is no verdict; 130 stopped by Ctrl-C.
+so that there is no verdict; 130 stopped by Ctrl-C. Of several networks that ended differently: 130, else 1, else 3.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -15,6 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from bench.metrics import Summary
+    from bench.progress import Progress
+    from bench.report.overview.data import Overview
     from bench.scenario import Scenario
 
 FAILED, USAGE, INVALID, INTERRUPTED = 1, 2, 3, 130
@@ -61,6 +64,26 @@ def _show(folder: Path) -> Summary | str:
     return summary
 
 
+def _show_set(folder: Path) -> Overview | str:
+    """The same for a set: every output of its runs, and of the overview of them."""
+    from rich.console import Console
+
+    from bench.metrics import Unfinished
+    from bench.record import RecordError
+    from bench.report import overview
+    from bench.report.overview.terminal import print_overview
+
+    try:
+        found, written = overview.build(folder)
+    except (RecordError, Unfinished) as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or folder}: cannot be written: {error.strerror}"
+    print_overview(found, Console(highlight=False))
+    print(f"report: {written['html']}, which leads to those of the networks")
+    return found
+
+
 @app.command()
 def run(
     scenario: Annotated[
@@ -70,22 +93,29 @@ def run(
     overrides: Overrides = None,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Such as 5m: stop when the intervals are narrow enough, or by then."),
+        typer.Option(
+            metavar="TIME",
+            help="Such as 5m: stop when the intervals are narrow enough, or by then. Several networks share it evenly.",
+        ),
     ] = None,
     going_on: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted or failed run.")
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with an interrupted or failed run, or set of runs."),
     ] = None,
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
-    """Run a scenario and write its report."""
-    from bench import experiment, floor
+    """Run a scenario and write its report; over several networks, a run for each and an overview."""
+    from bench import experiment, floor, netset, netset_run
     from bench.progress import Progress
     from bench.scenario_toml import ScenarioError, load
 
     if going_on is not None:
         if scenario is not None or overrides or budget is not None:
             _fail("--resume goes on with a run as it began: give neither a scenario, --set nor --budget", USAGE)
-        _finish(going_on, lambda: experiment.resume(going_on, Progress))
+        if netset.is_set(going_on):
+            _finish_set(going_on, lambda: netset_run.resume(going_on, _on_its_network))
+        else:
+            _finish(going_on, lambda: experiment.resume(going_on, Progress))
         return
     settings = list(overrides or [])
     if budget is not None:
@@ -93,17 +123,47 @@ def run(
     named = scenario or "duel"
     try:
         loaded = load(named, settings)
-        floors = floor.check(results, loaded, named)
+        warning = netset_run.check_permitted(loaded, named)
+        own = {name: netset_run.over(loaded, name) for name in loaded.experiment.networks}
+        several = len(own) > 1
+        floors = {
+            name: floor.check(results, o, f"{named}, over {name}" if several else named) for name, o in own.items()
+        }
     except ScenarioError as error:
         _fail(error, USAGE)
     folder = _new_folder(results, loaded)
     _warn_of_machine(results)
+    if warning:
+        print(f"tokenwire: {warning}", file=sys.stderr)
+    if several:
+        _finish_set(folder, lambda: netset_run.run(loaded, named, settings, folder, _on_its_network, floors=floors))
+        return
 
     def carry_out() -> str:
         with Progress(loaded) as progress:
-            return experiment.run(loaded, named, settings, folder, progress, floors=floors)
+            return experiment.run(
+                loaded, named, settings, folder, progress, floors=floors[loaded.experiment.networks[0]]
+            )
 
     _finish(folder, carry_out)
+
+
+@contextmanager
+def _on_its_network(scenario: Scenario) -> Iterator[Progress]:
+    """Progress of the run over one network of a set; a failure is a line at once, as the set goes on."""
+    import msgspec
+
+    from bench.progress import Progress
+    from bench.trial import TrialError
+
+    network = scenario.experiment.networks[0]
+    print(f"{scenario.name} over {network}, {scenario.network(network).rtt_ms:g} ms round trip", file=sys.stderr)
+    try:
+        with Progress(msgspec.structs.replace(scenario, name=f"{scenario.name} over {network}")) as progress:
+            yield progress
+    except TrialError as error:
+        print(f"tokenwire: network {network}: {error}", file=sys.stderr)
+        raise
 
 
 def _warn_of_machine(results: Path) -> None:
@@ -119,10 +179,11 @@ def _warn_of_machine(results: Path) -> None:
 
 
 def _new_folder(results: Path, scenario: Scenario) -> Path:
-    from bench import experiment
+    from bench import experiment, netset_run
 
+    new_folder = netset_run.new_folder if len(scenario.experiment.networks) > 1 else experiment.new_folder
     try:
-        return experiment.new_folder(results, scenario)
+        return new_folder(results, scenario)
     except OSError as error:
         _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
 
@@ -141,15 +202,18 @@ def aa(
     The noise floor of every measure is printed, and later runs of the scenario in the same folder are held to it: a
     smallest effect below it is refused.
     """
-    from bench import experiment, floor
+    from bench import experiment, floor, netset_run
     from bench.progress import Progress
     from bench.scenario_toml import ScenarioError, load
 
     try:
         twice = floor.against_itself(load(scenario, overrides or []), arm, scenario)
+        warning = netset_run.check_permitted(twice, scenario)
     except ScenarioError as error:
         _fail(error, USAGE)
     folder = _new_folder(results, twice)
+    if warning:
+        print(f"tokenwire: {warning}", file=sys.stderr)
     own = next(iter(twice.arms))
 
     def carry_out() -> str:
@@ -217,12 +281,38 @@ def _finish(folder: Path, carry_out: Callable[[], str]) -> Summary:
     return shown
 
 
+def _finish_set(folder: Path, carry_out: Callable[[], str]) -> None:
+    """Carry out a set of runs and show the overview of what there is; exit with the code for the worst of them."""
+    from bench.record import RecordError
+
+    try:
+        state = carry_out()
+    except RecordError as error:
+        _fail(error, USAGE)
+    except OSError as error:
+        _fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
+    shown = _show_set(folder)
+    if isinstance(shown, str):
+        _fail(shown, {"interrupted": INTERRUPTED, "invalid": INVALID}.get(state, FAILED))
+    names = {ended: [leg.network for leg in shown.networks if leg.state == ended] for ended in ("failed", "invalid")}
+    if state == "interrupted":
+        print(f"to go on: tokenwire run --resume {folder}")
+        raise typer.Exit(INTERRUPTED)
+    if state == "failed":
+        _fail(f"failed over {', '.join(names['failed'])}. To go on: tokenwire run --resume {folder}", FAILED)
+    if state == "invalid":
+        over = ", ".join(names["invalid"])
+        _fail(f"too many blocks were void over {over}, so there is no verdict; `tokenwire doctor` says more", INVALID)
+
+
 @app.command(name="report")
 def report_(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as results/duel-...")],
 ) -> None:
-    """Rebuild every output of a run from its records."""
-    shown = _show(folder)
+    """Rebuild every output of a run, or of a set of runs, from its records."""
+    from bench import netset
+
+    shown = _show_set(folder) if netset.is_set(folder) else _show(folder)
     if isinstance(shown, str):
         _fail(shown, USAGE)
 

@@ -20,6 +20,7 @@ from bench import machine
 from bench.files import write_whole
 from bench.measures import MEASURES, streams_of
 from bench.metrics import Comparison, Conclusions
+from bench.network.between import is_loopback, permitted
 from bench.paired import FEWEST_BLOCKS, noise_floor
 from bench.scenario import Contrast, Scenario
 from bench.scenario_toml import ScenarioError
@@ -41,9 +42,26 @@ class Noise(msgspec.Struct, frozen=True):
 
 
 def work_of(scenario: Scenario) -> str:
-    """A fingerprint of what is measured and how: phases, profiles, time-outs, mode. Arms are not in it."""
-    parts = (scenario.phases, scenario.profiles, scenario.timeouts, scenario.experiment.mode)
+    """A fingerprint of what is measured and how: phases with their faults, profiles, time-outs, mode, TLS, network.
+
+    Of several networks it is the first: noise is of one. Arms are not in it.
+    """
+    wanted = scenario.experiment
+    parts = (
+        *(scenario.phases, scenario.faults, scenario.profiles, scenario.timeouts),
+        *(wanted.mode, wanted.tls, scenario.network(wanted.networks[0]), _between(scenario)),
+    )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+
+
+def _between(scenario: Scenario) -> str:
+    """What puts the network there: a model of one does not make the noise that packets do."""
+    wanted = scenario.experiment
+    if wanted.network_by != "auto":
+        return wanted.network_by
+    if is_loopback(scenario.network(wanted.networks[0])):
+        return "none"
+    return "proxy" if permitted() else "packets"
 
 
 def key_of(phase: str, temperature: str, measure: str, statistic: str) -> str:
@@ -54,8 +72,14 @@ def key_of(phase: str, temperature: str, measure: str, statistic: str) -> str:
 def against_itself(scenario: Scenario, arm: str | None, where: str) -> Scenario:
     """The scenario with one of its arms (the first unless named) twice, and that contrast only.
 
-    Raises `ScenarioError` when there is no such arm.
+    Raises `ScenarioError` when there is no such arm, or more than one network.
     """
+    networks = scenario.experiment.networks
+    if len(networks) > 1:
+        raise ScenarioError(
+            f"{where}: experiment.networks = {', '.join(networks)}: an arm runs against itself over one network at a "
+            f"time; name one: --set 'experiment.networks=[\"{networks[-1]}\"]'"
+        )
     if arm is not None and arm not in scenario.arms:
         raise ScenarioError(f"{where}: --arm {arm}: no such arm; allowed: {', '.join(scenario.arms)}")
     own = arm or next(iter(scenario.arms))
