@@ -22,7 +22,19 @@ LEAVES = {
 }
 """What bench may import of servers: what was due, how it is logged, how to wait, what was planted."""
 
-HEAVY = {"pandas", "pyarrow", "scipy", "matplotlib", "numpy", "rich", "typer", "jinja2", "psutil"}
+HEAVY = {
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "matplotlib",
+    "numpy",
+    "rich",
+    "typer",
+    "jinja2",
+    "psutil",
+    "trustme",
+    "cryptography",
+}
 """Never in a server. A driver may load psutil, and nothing else of these."""
 
 ABOVE = {
