@@ -150,17 +150,20 @@ class _Reduction:
         for key, found in _outage_measures(phase, arm, block, outages(streams, rows, facts)):
             self._put(key, found)
         # From here on: what a client sees that reads as fast as it can, until its stream breaks off, if it does.
-        streams = streams[(streams["attempt"] == 0) & ~streams["slow"].astype(bool)]
+        streams = streams[streams["attempt"] == 0]
+        ended = int((streams["outcome"].astype(str) != "dropped").sum())
+        streams = streams[~streams["slow"].astype(bool)]
         chunks = chunks[chunks["stream"].isin(streams["stream"])]
         settings, paced = self.scenario["phases"][phase], validity.paced(self.scenario, phase)
         self.cautions += cautions_of(phase, arm, block, streams, chunks, facts, settings, paced)
         behind = over_capacity(phase, arm, block, chunks, facts, settings) if paced else None
         if behind is not None:
             self.behind.append(behind)
-        ended = int((streams["outcome"].astype(str) != "dropped").sum())
         if ended and self.scenario["phases"][phase]["connections"] == "cold":
             for one in stream_costs(facts, ended):
                 self._put(_Key(phase, arm, "all", 0, one.key, "value"), _Found(block, one.value, 1, one.slices))
+        if settings["load"] == "crowd":
+            streams = streams.assign(step=0)  # they are of one kind, whatever the size they were opened for
         for (cold, users), some in streams.groupby(["cold", "step"]):
             group = Group(phase, arm, "cold" if cold else "warm")
             own = chunks[chunks["stream"].isin(some["stream"])]

@@ -23,7 +23,7 @@ def window_measures(facts: Facts) -> Iterator[Windowed]:
     """The measures of a phase by its facts: rates, CPU per token, memory, loop lag; see `bench.measures`."""
     # Between slices and steps nothing is offered, so that its windows are shorter than from first to last.
     tokens, window_ns = facts["tokens"], facts.get("window_ns") or facts["window_end_ns"] - facts["window_start_ns"]
-    if tokens and window_ns > 0:
+    if tokens and window_ns > 0 and not _held(facts):
         yield Windowed("throughput", tokens / window_ns * 1e9, _sliced(facts, tokens / window_ns * 1e9, _rate))
         for who in ("server", "driver"):
             yield _cost(facts, f"cpu_{who}", who, facts[f"{who}_cpu_ns"] / tokens / 1e3)
@@ -36,8 +36,15 @@ def window_measures(facts: Facts) -> Iterator[Windowed]:
 
 def stream_costs(facts: Facts, streams: int) -> Iterator[Windowed]:
     """CPU per stream of a phase in which so many streams ended, more than none."""
+    if _held(facts):
+        return
     for who in ("server", "driver"):
         yield _cost(facts, f"cpu_{who}_stream", who, facts[f"{who}_cpu_ns"] / streams / 1e6)
+
+
+def _held(facts: Facts) -> bool:
+    """Whether streams were held for a time that was asked for, so that what the phase took says only how long."""
+    return bool(facts.get("held"))
 
 
 def _cost(facts: Facts, key: str, who: str, value: float) -> Windowed:
