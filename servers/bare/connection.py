@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic_ns
 from typing import cast
 
@@ -83,10 +84,6 @@ class Connection(asyncio.Protocol):
         made = iter(self.wire(generation, framed))
         if planted is not None:
             made, write = planted.slow(made, write, _nothing)
-
-        async def send(payload: bytes) -> None:
-            write(framed(payload))
-
         try:
             for ordinal, due_ns, data in made:
                 if due_ns:
@@ -96,7 +93,7 @@ class Connection(asyncio.Protocol):
                 write(data)
                 if self.full:
                     await self.writable.wait()
-            if trouble is None or not await trouble.ended_it(generation, send, pacer, log):
+            if trouble is None or not await trouble.ended_it(generation, partial(_send, write, framed), pacer, log):
                 generation.ended = Ended.COMPLETE
         except asyncio.CancelledError:
             if generation.ended is Ended.FAULT:
@@ -108,6 +105,10 @@ class Connection(asyncio.Protocol):
                 raise
             generation.ended = Ended.CLIENT_GONE
             raise ConnectionResetError from error
+
+
+async def _send(write: Callable[[bytes], None], framed: Callable[[bytes], bytes], payload: bytes) -> None:
+    write(framed(payload))
 
 
 def _nothing() -> None:

@@ -13,8 +13,11 @@ from servers.payloads.chat_completions import ApiError
 from servers.service import MAX_BODY
 
 MAX_HEAD = 65_536
-"""Bytes that may come without a request that begins or a byte of its body: of a head, apart from the read in which it
-begins, of the extensions of chunks, and of trailers."""
+"""Bytes of a head, and those that may come, from read to read, without a request that begins or a byte of its body:
+of the extensions of chunks, and of trailers."""
+
+MAX_HEADERS = 128
+"""Lines of the head of a request."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -61,21 +64,30 @@ class RequestReader:
             raise ApiError(400, f"The request is not HTTP/1.1: {error}.") from error
         self._idle_bytes = 0 if self._went_on else self._idle_bytes + len(data)
         if self._idle_bytes > MAX_HEAD:
-            raise ApiError(431, f"The head of the request is longer than {MAX_HEAD} bytes.")
+            raise _too_long()
         return None
 
     def on_message_begin(self) -> None:
         self._in_head = self._went_on = True
         self._url = b""
+        self._lines = self._head_bytes = 0
         self._headers: dict[str, str] = {}
         self._body = bytearray()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD:
+            raise _too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # and not in trailers
-            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if not self._in_head:  # but in trailers
+            return
+        self._lines += 1
+        self._head_bytes += len(name) + len(value)
+        if self._lines > MAX_HEADERS or self._head_bytes > MAX_HEAD:
+            raise _too_long()
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -107,6 +119,10 @@ class RequestReader:
     def _bound(self, size: int) -> None:
         if size > MAX_BODY:
             raise ApiError(413, f"The body is longer than {MAX_BODY} bytes.")
+
+
+def _too_long() -> ApiError:
+    return ApiError(431, f"The head of the request is longer than {MAX_HEAD} bytes or {MAX_HEADERS} lines.")
 
 
 def head(status: int, headers: dict[str, str], keep_alive: bool = True) -> bytes:

@@ -12,6 +12,8 @@ from time import monotonic_ns
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from servers.generation import GONE, SSE, SSE_WITH_IDS, complete, emit
 from servers.payloads.chat_completions import ApiError, ChatRequest, parse_query, parse_request
@@ -177,8 +179,16 @@ def _response(reply: Reply) -> web.Response:
     return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether what is logged is no malformed request. Those are answered with 400, and the log would show the line at
+    fault, be there a key in it.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def start(service: Service, listener: socket.socket) -> Stop:
     """Serve on `listener`; see `servers.stacks`."""
+    server_logger.addFilter(_is_ours)
     handlers = _Handlers(service)
     application = web.Application(client_max_size=MAX_BODY)
     application.router.add_route("*", CHAT_PATH, handlers.chat)
