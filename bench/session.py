@@ -100,7 +100,7 @@ class Session:
         self.leaving = False
         """The client is to leave now: call `depart`."""
         self.ended: StreamRecord | None = None
-        self.segments: Callable[[], int] = _uncounted
+        self.segments: Callable[[], int] = uncounted
         """How many data segments the connection has received so far; -1 where the owner of the socket cannot tell."""
         self._segments_before = 0
 
@@ -389,7 +389,8 @@ class LeavingSession(Session):
         self.leave_after = sum(self._counts) + 1
 
 
-def _uncounted() -> int:
+def uncounted() -> int:
+    """Stand in for who can tell how many segments came."""
     return -1
 
 

@@ -84,7 +84,7 @@ class Client:
     # Streams.
 
     def record(self, ordinal: int, intended_ns: int, step: int = 0, attempt: int = 0) -> StreamRecord:
-        """A stream of the phase that is about to start. Its seed derives from where it stands: the same on every arm."""
+        """A stream that is about to start. Its seed derives from where it stands in the run, the same on every arm."""
         self.streams += 1
         return StreamRecord(
             stream=self.streams,

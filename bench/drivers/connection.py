@@ -7,7 +7,7 @@ from time import monotonic_ns
 from typing import cast
 
 from bench.arrivals import NS
-from bench.session import NEVER, Session
+from bench.session import NEVER, Session, uncounted
 from bench.usage import data_segments
 
 
@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self.session.lost(monotonic_ns(), exc)
         self._transport = None
         self.act()
+        self.session.segments = uncounted  # else each would hold the other until the collector comes
 
     def _segments(self) -> int:
         transport = self._transport

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from time import monotonic_ns
+from typing import TypeAlias
 
 import msgspec
 
@@ -28,6 +29,8 @@ from servers.pacing import Pacer
 
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
+Ended: TypeAlias = Callable[[StreamRecord], object]
+
 LOOK_NS = 50_000_000
 """How often it is looked whether all streams of a crowd have begun."""
 
@@ -105,19 +108,17 @@ class Loads:
         if load.connections == "warm":
             await self._client.prime(load.users)
         while True:
-            await self._closed(slice_, had)
+            await self._closed(slice_, had, _forget)
             yield
 
-    async def _closed(self, load: Closed, had: list[int], step: int = 0) -> list[StreamRecord]:
-        """Run a closed load whose users have had so many turns before; return the streams that ended."""
-        ended: list[StreamRecord] = []
+    async def _closed(self, load: Closed, had: list[int], ended: Ended, step: int = 0) -> None:
+        """Run a closed load whose users have had so many turns before; `ended` is told of every stream."""
         async with self._window(load) as start_ns, asyncio.TaskGroup() as users:
             for user, offset in enumerate(ramp_offsets(load.users, load.ramp_s)):
                 users.create_task(self._user(user, start_ns, offset, load, step, had, ended))
-        return ended
 
     async def _user(
-        self, user: int, start_ns: int, offset: int, load: Closed, step: int, had: list[int], ended: list[StreamRecord]
+        self, user: int, start_ns: int, offset: int, load: Closed, step: int, had: list[int], ended: Ended
     ) -> None:
         end_ns = NEVER if load.duration_s is None else start_ns + int(load.duration_s * NS)
         intended = start_ns + offset
@@ -129,7 +130,7 @@ class Loads:
             record = self._client.record(had[user] * load.users + user, intended, step)
             had[user] += 1
             record = await self._client.counted_stream(record, load)
-            ended.append(record)
+            ended(record)
             pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
             intended = monotonic_ns() + int(pause_s * NS)
             if pause_s:
@@ -177,7 +178,8 @@ class Loads:
             client.facts = PhaseFacts()
             if load.connections == "warm":
                 await client.prime(users)
-            ended = await self._closed(closed, [0] * users, step=users)
+            ended: list[StreamRecord] = []
+            await self._closed(closed, [0] * users, ended.append, step=users)
             client.hang_up_pool()
             client.log.flush()
             p99 = p99_gap_excess_ns(Path(self._plan.folder), ended, self._plan.scenario.profiles[load.profile])
@@ -224,3 +226,7 @@ class Loads:
         connection = await client.stream(record, profile, None)
         ended.append(record)
         connection.hang_up()
+
+
+def _forget(_record: StreamRecord) -> None:
+    """Keep nothing of a stream that ended: what a phase takes in memory must not depend on how long it is."""

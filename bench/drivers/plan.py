@@ -54,6 +54,11 @@ class Tick(msgspec.Struct, tag="tick", tag_field="event"):
     """Content chunks received in this trial so far."""
     ttft_ms: float | None
     """Median over the most recent streams."""
+    streams: int = 0
+    """Attempts begun so far, priming included."""
+    server_memory: int = 0
+    driver_memory: int = 0
+    """Bytes, outside windows 0."""
 
 
 class Step(msgspec.Struct):

@@ -116,11 +116,15 @@ class Meter:
             if used - before < QUIET_NS:
                 break
 
-    def _sample_memory(self) -> None:
+    def _sample_memory(self) -> tuple[int, int]:
+        """Memory of server and driver now, in bytes; 0 for a server that is dead."""
         facts = self._facts
-        facts.driver_rss_peak = max(facts.driver_rss_peak, memory_bytes(os.getpid()))
+        driver, server = memory_bytes(os.getpid()), 0
         with contextlib.suppress(OSError):
-            facts.server_rss_peak = max(facts.server_rss_peak, memory_bytes(self.server_pid))
+            server = memory_bytes(self.server_pid)
+        facts.driver_rss_peak = max(facts.driver_rss_peak, driver)
+        facts.server_rss_peak = max(facts.server_rss_peak, server)
+        return server, driver
 
     async def hold(self, size: int, hold_s: float) -> Held:
         """Let the streams that are open go on for a while, and say what that took."""
@@ -156,9 +160,11 @@ class Meter:
             if count % 10 == 0 and self._measuring:
                 self._sample_memory()
             if count % 25 == 0:
-                recent = self._client.recent_ttft_ns
+                client = self._client
+                recent = client.recent_ttft_ns
                 ttft_ms = statistics.median(recent) / 1e6 if recent else None
-                say(Tick(self._client.phase, len(self._client.busy), self._client.counters.chunks, ttft_ms))
+                memory = self._sample_memory() if self._measuring else (0, 0)
+                say(Tick(client.phase, len(client.busy), client.counters.chunks, ttft_ms, client.streams, *memory))
 
 
 def _since(before: int, after: int) -> int:
