@@ -55,6 +55,8 @@ class Path:
     """To be called in a server's process between fork and exec, before PR_SET_PDEATHSIG is set; None: nothing to do."""
     enter_driver: Callable[[], None] | None = None
     """The same for drivers."""
+    pid: int | None = None
+    """The relay's process, whose CPU time is the network's and nobody else's; None: there is none."""
 
     def __init__(self, network: Network, seed: int) -> None:
         self._asked = {"kind": self.kind, "network": msgspec.to_builtins(network), "seed": seed}
@@ -80,6 +82,7 @@ class _Relayed(Path):
     def __init__(self, network: Network, seed: int, relay: _Relay) -> None:
         super().__init__(network, seed)
         self._relay = relay
+        self.pid = relay.ready["pid"]
         self._ready = {name: fact for name, fact in relay.ready.items() if name in READY_FACTS}
 
     def facts(self) -> dict[str, Any]:

@@ -16,8 +16,9 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 
-# Resolved here, so that a child between fork and exec has nothing left to look up.
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+# Looked up here, so that a child between fork and exec has nothing left to look up.
+_setns_call = _libc.setns if _libc is not None else None
 
 
 def _checked(result: int, what: str) -> None:
@@ -33,8 +34,8 @@ def _unshare(flags: int, what: str) -> None:
 
 
 def _setns(fd: int, kind: int) -> None:
-    assert _libc is not None
-    _checked(_libc.setns(fd, kind), "setns")
+    assert _setns_call is not None
+    _checked(_setns_call(fd, kind), "setns")
 
 
 def die_with_parent(number: int) -> None:

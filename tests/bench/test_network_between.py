@@ -72,11 +72,6 @@ def interfaces() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
 
 
-def relay_pid(path: Path) -> int:
-    pid: int = path._relay._process.pid  # type: ignore[attr-defined]
-    return pid
-
-
 def gone(pid: int) -> bool:
     try:
         return "\nState:\tZ" in File(f"/proc/{pid}/status").read_text()
@@ -168,7 +163,9 @@ def test_servers_side_by_side_share_a_path(by: By) -> None:
 def test_nothing_is_left_behind(by: By) -> None:
     before, descriptors = interfaces(), len(os.listdir("/proc/self/fd"))
     with between(Network(rtt_ms=1), by, 1) as path:
-        pid = relay_pid(path)
+        pid = path.pid
+        assert pid is not None
+        assert not gone(pid)
         assert interfaces() == before
     assert gone(pid)
     assert interfaces() == before
@@ -179,7 +176,8 @@ def test_nothing_is_left_behind(by: By) -> None:
 def test_a_relay_that_is_killed_takes_everything_with_it_and_is_missed(by: By) -> None:
     before, descriptors = interfaces(), len(os.listdir("/proc/self/fd"))
     with between(Network(rtt_ms=1), by, 1) as path:
-        os.kill(relay_pid(path), signal.SIGKILL)
+        assert path.pid is not None
+        os.kill(path.pid, signal.SIGKILL)
         with pytest.raises(NetworkError, match="ended with exit code -9"):
             path.facts()
     assert interfaces() == before
@@ -258,7 +256,7 @@ def test_plain_loopback_needs_no_relay() -> None:
     assert not any(is_loopback(network) for name, network in NETWORKS.items() if name != "loopback")
     with between(NETWORKS["loopback"], "auto", 1) as path:
         assert (path.kind, path.server_host) == ("none", "127.0.0.1")
-        assert path.enter_server is path.enter_driver is None
+        assert path.enter_server is path.enter_driver is path.pid is None
         assert path.reach("127.0.0.1", 80) == ("127.0.0.1", 80)
         assert path.facts()["kind"] == "none"
         with pytest.raises(NetworkError, match="only a proxy"):

@@ -81,10 +81,11 @@ def under_load(by: By, streams: int) -> None:
 def bandwidth(by: By, mbps: float) -> None:
     with between(Network(rtt_ms=10, down_mbps=mbps), by, 1) as path, echo(path) as port:
         found = ask(path, "bulk", port, int(mbps * 1e6 / 8 * 3))
-        down = path.facts()["down"]
+        facts = path.facts()
+    down, packets = facts["down"], facts["up"]["packets"] + facts["down"]["packets"]
     print(
         f"{path.kind:9} {mbps:6.1f}   {down['bytes'] * 8 / found['seconds'] / 1e6:7.2f}   {down['overflowed']:6} "
-        f"{down.get('unread', 0):6}"
+        f"{down.get('unread', 0):6}   {packets:7} {facts['cpu_us'] / packets:6.1f}"
     )
 
 
@@ -111,7 +112,7 @@ def main() -> None:
         for by in ("auto", *relayed):
             under_load(by, streams)
     print("\nBandwidth down, Mbit/s, over three seconds' worth at an rtt of 10 ms\n")
-    print("kind       asked       got   queue full, unread")
+    print("kind       asked       got   queue full, unread   packets, CPU us per packet")
     for mbps in RATES:
         for by in relayed:
             bandwidth(by, mbps)
