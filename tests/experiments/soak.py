@@ -3,8 +3,8 @@
     python tests/experiments/soak.py [MINUTES]
 
 The arms take turns, half a minute each. Memory of server and driver is sampled twice a second and fitted against time
-and against the streams served so far, after the first fifth. Prints a table; exits with 1 when an outcome is unexplained or
-memory grows.
+and against the streams served so far, after the first fifth. Prints a table; exits with 1 when an outcome is
+unexplained or memory grows.
 """
 
 from __future__ import annotations
