@@ -47,8 +47,9 @@ def _findings(summary: Summary, one: SlowReaders) -> list[Finding]:
         text = f"With slow readers beside them the gaps of prompt streams were {ranged(one.gap_p99_ms, 'ms')} longer "
         text += "than due at p99"
         if one.gap_p99_more_ms is not None:
-            text += f", without {ranged(one.reference_gap_p99_ms, 'ms')}: {signed(one.gap_p99_more_ms, 'ms')}"
-        parts.append(text + ".")
+            text += f"; without, {ranged(one.reference_gap_p99_ms, 'ms')}. Within a trial that is "
+            text += signed(one.gap_p99_more_ms, "ms")
+        parts.append(f"{text}.")
     if one.memory_peak_more_mib is not None:
         parts.append(
             f"The server's memory peaked {signed(one.memory_peak_more_mib, 'MiB')} against phase {one.reference}, "
