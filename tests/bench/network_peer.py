@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -117,7 +118,8 @@ def paced(host: str, port: int, times: int) -> dict[str, Any]:
 
 def many(host: str, port: int, times: int) -> dict[str, Any]:
     """How many of so many connections, open at once, have their own bytes come back."""
-    clients = [connect(host, port)[0] for _ in range(times)]
+    with ThreadPoolExecutor(20) as pool:
+        clients = [client for client, _ in pool.map(lambda _: connect(host, port), range(times))]
     for number, client in enumerate(clients):
         client.sendall(b"%6d" % number)
     right = sum(receive(client, 6) == b"%6d" % number for number, client in enumerate(clients))

@@ -43,7 +43,7 @@ def test_what_would_wait_too_long_is_dropped() -> None:
 
 @pytest.mark.parametrize("loss", [0.001, 0.02, 0.5])
 def test_the_share_lost_is_the_share_asked_for(loss: float) -> None:
-    line, packets = Line(Network(rtt_ms=1, loss=loss), "up", seed=7), 200_000
+    line, packets = Line(Network(rtt_ms=1, loss=loss), "up", seed=7), 50_000
     lost = sum(line.take(now, 100) is None for now in range(packets))
     # Within 4 standard deviations of the binomial.
     assert abs(lost - loss * packets) < 4 * (packets * loss * (1 - loss)) ** 0.5
