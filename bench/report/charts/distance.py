@@ -125,10 +125,10 @@ def _draw(overview: Overview, e: Effect, figure: Figure) -> None:
     _names(axes, e, factor)
     way = way_of(first.measure)
     axes.set_xlabel("Round-trip time of the network, ms")
-    axes.set_ylabel(f"← {way.less}   {unit_of(first)}   {way.more} →")
+    axes.set_ylabel(f"Difference, {unit_of(first)}; above 0: {way.more}")
     axes.annotate(
-        f"± {effect(first)}", (1, bound), xycoords=("axes fraction", "data"), xytext=(-2, -2),
-        textcoords="offset points", ha="right", va="top", fontsize=8.5, color=MUTED,
+        f"± {effect(first)}", (1, bound), xycoords=("axes fraction", "data"), xytext=(-2, 1),
+        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=MUTED,
     )  # fmt: skip
     grid(axes, "y")
 

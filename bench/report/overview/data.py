@@ -124,7 +124,7 @@ def _leg(folder: Path, netset: NetSet, name: str) -> tuple[Leg, Summary | None]:
             kind = _kind(folder / name)
     except (RecordError, Unfinished) as error:
         note = note or str(error).removeprefix(f"{folder / name}: ")
-    blocks = summary.blocks_whole if summary else 0
+    blocks = summary.conclusions.blocks if summary and summary.conclusions else 0
     report = f"{name}/{REPORT}" if summary else None
     return Leg(name, netset.network(name), kind, state, blocks, report, note), summary
 

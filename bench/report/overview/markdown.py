@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report.finding import Grid
+from bench.report.finding import Finding, Grid
 from bench.report.overview import words
 from bench.report.overview.data import Overview
 
@@ -12,7 +12,7 @@ def render(overview: Overview) -> str:
     alarm = words.alarm(overview)
     lines = [f"**Modelled networks.** {_escaped(alarm)}", ""] if alarm else []
     lines += [f"## {_escaped(overview.title)}", "", _escaped(words.what_was_run(overview)), ""]
-    lines += [f"- **{_escaped(f'{f.lead}: {f.text}')}**" for f in words.troubles(overview)]
+    lines += [f"- {_finding(f)}" for f in words.troubles(overview)]
     lines += ["", *_grid(words.matrix(overview))]
     for contrast, effects in words.by_contrast(overview):
         lines += [f"### {_escaped(contrast)}", ""]
@@ -26,6 +26,11 @@ def render(overview: Overview) -> str:
     reports = [f"[{leg.network}]({leg.report})" for leg in overview.networks if leg.report]
     lines += [f"Reports: {', '.join(reports)}. Again:", "", f"    {words.command(overview)}", ""]
     return "\n".join(lines)
+
+
+def _finding(finding: Finding) -> str:
+    text = _escaped(f"{finding.lead}: {finding.text}" if finding.lead else finding.text)
+    return f"**{text}**" if finding.grave else text
 
 
 def _grid(grid: Grid, lead: str = "") -> list[str]:

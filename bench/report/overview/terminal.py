@@ -29,7 +29,7 @@ def print_overview(overview: Overview, console: Console) -> None:
     say(overview.title, "bold")
     say(words.what_was_run(overview), "dim")
     for trouble in words.troubles(overview):
-        say(f"{trouble.lead}: {trouble.text}", "red")
+        say(f"{trouble.lead}: {trouble.text}" if trouble.lead else trouble.text, "red" if trouble.grave else "")
     known = {leg.network: leg for leg in overview.networks}
     name = max(map(len, known))
     for contrast, effects in words.by_contrast(overview):

@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import groupby
 
 from bench.metrics import Comparison
+from bench.paired import FEWEST_BLOCKS
 from bench.report.comparisons import NO_FIGURE
 from bench.report.estimates import about, effect, probability, signed, span, unit_of, where
 from bench.report.finding import Finding, Grid
@@ -26,7 +27,8 @@ def alarm(overview: Overview) -> str | None:
     was = "is modelled" if len(overview.modelled) == 1 else "are modelled"
     return (
         f"{listed(overview.modelled)} {was}: a proxy kept the bytes of every stream waiting. What TCP itself does "
-        "about distance and loss is not in these figures; run as root to have packets delayed instead."
+        "about distance and loss is not in these figures; to have packets delayed instead, run as root with "
+        "experiment.network_by = 'packets'."
     )
 
 
@@ -44,7 +46,7 @@ def what_was_run(overview: Overview) -> str:
 
 
 def troubles(overview: Overview) -> list[Finding]:
-    """The networks without a verdict, and why, a line each."""
+    """What keeps networks from having verdicts, a line each."""
     found = []
     for leg in overview.networks:
         if leg.state == "not run":
@@ -57,6 +59,12 @@ def troubles(overview: Overview) -> list[Finding]:
             found.append(Finding(f"{leg.state} after {count(leg.blocks, 'block')}{why}.", grave=True, lead=leg.network))
         elif leg.note:
             found.append(Finding(f"{leg.note}.", grave=True, lead=leg.network))
+    if not overview.effects:
+        found.append(Finding("No primary measure was compared, so nothing is set against round-trip time."))
+    few = [p.network for e in overview.effects for p in e.points if p.valid and p.comparison.verdict == "none"]
+    if few:
+        over = listed(list(dict.fromkeys(few)))
+        found.append(Finding(f"Under {FEWEST_BLOCKS} blocks no verdict is given: there are fewer over {over}."))
     return found
 
 
