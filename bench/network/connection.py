@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
 from time import monotonic_ns
 from typing import cast
 
@@ -17,6 +19,8 @@ READ_BYTES = 16_384
 """Read at once: more would let one connection hold the line for long."""
 LOOK_AGAIN_NS = 200_000
 """A source that must wait is looked at no more often."""
+
+_SIOCOUTQNSD = 0x894B
 
 
 class Side(asyncio.BufferedProtocol):
@@ -82,6 +86,14 @@ class Side(asyncio.BufferedProtocol):
             reset(self._socket)
             self._transport.abort()
 
+    def unsent(self) -> bool:
+        """Whether anything written has not left yet: the kernel would put more into the same segment."""
+        if not self._alive():
+            return False
+        if self._transport.get_write_buffer_size():
+            return True
+        return sys.platform == "linux" and any(fcntl.ioctl(self._socket, _SIOCOUTQNSD, bytes(4)))
+
     def _end(self, what: str) -> None:
         self._ended[what] = True
         if all(self._ended.values()):
@@ -104,6 +116,7 @@ class Way:
         self._pacer, self._late = pacer, late
         self._armed_ns = NEVER_NS
         self._not_before_ns = 0
+        self._going_ns = 0
         self._held = True
         self._paused = False
 
@@ -135,6 +148,7 @@ class Way:
     def go_on(self) -> None:
         """The sink takes more, or is there; or is gone for good, and what comes is for nobody."""
         self._held = False
+        self._going_ns = monotonic_ns()
         self._arm()
 
     def _arm(self) -> None:
@@ -150,17 +164,19 @@ class Way:
         """Write what is due, which may be nothing: a wake-up is not taken back when a segment comes out sooner."""
         if monotonic_ns() < self._not_before_ns:
             return
+        if self._pieces and self._sink.unsent():
+            self._not_before_ns = monotonic_ns() + GAP_NS
         self._armed_ns = NEVER_NS
         flow = self._flow
         while not self._held:
             due_ns = flow.next_ns()
             if due_ns is None:
                 return
-            late_ns = monotonic_ns() - due_ns
-            if late_ns < 0:
+            now_ns = monotonic_ns()
+            if now_ns < max(due_ns, self._not_before_ns):
                 break
             self._sink.write(flow.take())
-            self._late.add(late_ns)
+            self._late.add(now_ns - max(due_ns, self._going_ns))  # what the sink held up is not the relay's
             if self._pieces:
                 self._not_before_ns = monotonic_ns() + GAP_NS
                 break

@@ -105,6 +105,7 @@ class Proxy:
         await self._attach(near, client)
         down.go_on()
         await self._pacer.until(known_ns + self._rtt_ns // 2)
+        self._late.add(monotonic_ns() - known_ns - self._rtt_ns // 2)
         await self._attach(far, server)
         up.go_on()
 
