@@ -130,7 +130,8 @@ def _driver_cpu(place: _Place) -> float | None:
 def _lag(place: _Place) -> float | None:
     # A ladder ends at the step that is too much, and its lag is that step's: it belongs to the result. A driver that
     # is itself at its end shows in its CPU time.
-    if not place.paced or place.load.get("load") == "steps" or strained(place.facts):
+    # When a server dies under all its clients, they all notice and ask again at once, which takes the driver its time.
+    if not place.paced or place.load.get("load") == "steps" or place.load.get("restart") or strained(place.facts):
         return None
     lag = _known(place.facts, "loop_lag_p99_ns")
     return None if lag is None else lag / 1e6
@@ -138,6 +139,8 @@ def _lag(place: _Place) -> float | None:
 
 def _waited(who: str) -> Callable[[_Place], float | None]:
     def seen(place: _Place) -> float | None:
+        if who == "server" and place.load.get("restart"):
+            return None  # of two processes, one of which waited most while it started
         wait, ran = _known(place.facts, f"{who}_wait_ns"), _known(place.facts, f"{who}_cpu_ns")
         return 100 * wait / (wait + ran) if wait is not None and ran and _pinned(place) else None
 

@@ -19,18 +19,28 @@ _DEFECTS = {
 _WIRE = {"wire_bytes": ("bytes on the wire", "bytes"), "segments": ("TCP segments", "segments")}
 
 
+def on_purpose(phase: Phase) -> bool:
+    """Whether streams of a phase are to fail: something goes wrong with them, and their clients do not ask again."""
+    return any(phase.settings.get(key) for key in ("fault", "restart")) and not phase.settings.get("retry")
+
+
 def losses(summary: Summary, phase: Phase) -> Iterator[Finding]:
     """Streams that did not complete and content that is not as it was sent, beside the arms where all is well."""
+    meant = on_purpose(phase)
+    end = ", on purpose" if meant else ""
+    lead = f"Phase {phase.name}" if meant else ""
     labels = {a.name: a.label for a in summary.arms}
     own = [a for a in summary.accounts if a.phase == phase.name]
     for account in own:
         if account.failed:
             kinds = listed([f"{n} {o.replace('_', ' ')}" for o, n in account.outcomes.items() if o not in ENDED_WELL])
+            where = labels[account.arm] if meant else f"Phase {phase.name}, {labels[account.arm]}"
             yield Finding(
-                f"Phase {phase.name}, {labels[account.arm]}: {account.failed} of {count(account.streams, 'stream')} "
-                f"did not complete ({kinds}). A stream without a first token has no latency, so that figures over the "
-                "rest look better than what was served.",
-                grave=True,
+                f"{where}: {account.failed} of {count(account.streams, 'stream')} did not complete ({kinds}){end}. A "
+                "stream without a first token has no latency, so that figures over the rest look better than what was "
+                "served.",
+                grave=not meant,
+                lead=lead,
             )
     for defect, told in _DEFECTS.items():
         amiss = [a for a in own if getattr(a, defect)]
@@ -38,7 +48,8 @@ def losses(summary: Summary, phase: Phase) -> Iterator[Finding]:
             parts = [told.format(arm=labels[a.arm], n=_share(phase, a, defect)) for a in amiss]
             well = [labels[a.arm] for a in own if a not in amiss]
             rest = f", {listed(well)} none" if well else ""
-            yield Finding(f"Phase {phase.name}: {listed(parts)}{rest}.", grave=True)
+            text = f"{listed(parts)}{rest}"
+            yield Finding(f"{text}{end}." if meant else f"Phase {phase.name}: {text}.", grave=not meant, lead=lead)
 
 
 def _share(phase: Phase, account: Account, defect: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.metrics import Arm, Incident, Phase, Summary
-from bench.report.counters import losses, wire
+from bench.report.counters import losses, on_purpose, wire
 from bench.report.finding import Finding
 from bench.report.numbers import ALIKE, count, listed, number, spread
 from bench.report.validity import results, validity
@@ -46,19 +46,25 @@ def _trust(summary: Summary) -> list[Finding]:
     found += [f"Left out: {w}" for w in summary.warnings]
     grave = [Finding(text, grave=True) for text in found]
     grave += [f for phase in summary.phases for f in losses(summary, phase)]
-    if not any(a.failed or a.lost or a.repeated or a.reordered or a.corrupted for a in summary.accounts):
-        streams, tokens = (sum(getattr(a, f) for a in summary.accounts) for f in ("streams", "tokens"))
-        left = sum(a.outcomes.get("left", 0) for a in summary.accounts)
+    meant = [phase.name for phase in summary.phases if on_purpose(phase)]
+    own = [a for a in summary.accounts if a.phase not in meant]
+    if own and not any(a.failed or a.lost or a.repeated or a.reordered or a.corrupted for a in own):
+        streams, tokens = (sum(getattr(a, f) for a in own) for f in ("streams", "tokens"))
+        left = sum(a.outcomes.get("left", 0) for a in own)
         whole = f"All {count(streams, 'stream')} are complete"
         if left:
             whole = f"All {count(streams, 'stream')} are complete, but for {number(left, 0)} whose client was to leave,"
         grave.append(
             Finding(
                 f"{whole} and all {count(tokens, 'token')} are accounted for: none lost, repeated, out of order or "
-                "altered."
+                f"altered{_but(meant)}."
             )
         )
     return [*validity(summary), *grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
+
+
+def _but(meant: list[str]) -> str:
+    return f"; in {'phase' if len(meant) == 1 else 'phases'} {listed(meant)} streams fail on purpose" if meant else ""
 
 
 def _state(summary: Summary) -> str:
