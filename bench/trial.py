@@ -110,7 +110,8 @@ def run_block(
             ended.append(Trial(place, trials / place.file, facts[place]))
     except OSError as error:
         raise TrialError(f"{error.filename or trials}: {error.strerror or error}") from error
-    except between.NetworkError as error:
+    except (between.NetworkError, subprocess.SubprocessError) as error:
+        # The latter is what an error between fork and exec becomes, where a process enters its network.
         raise TrialError(str(error)) from None
     except KeyboardInterrupt:
         for raw in raws.values():
