@@ -54,16 +54,16 @@ class SlowReaders(msgspec.Struct, frozen=True):
         Meta(description="p99 less that in the reference of the same trial", extra_json_schema={"unit": "ms"}),
     ]
     memory_mib: Annotated[
-        OverTrials | None,
-        Meta(description="Server memory, from the start of the phase to its peak", extra_json_schema={"unit": "MiB"}),
+        OverTrials | None, Meta(description="Peak of server memory", extra_json_schema={"unit": "MiB"})
     ]
     reference_memory_mib: Annotated[
         OverTrials | None, Meta(description="The same in the reference", extra_json_schema={"unit": "MiB"})
     ]
-    memory_peak_more_mib: Annotated[
+    memory_more_mib: Annotated[
         OverTrials | None,
         Meta(
-            description="Peak of server memory less that in the reference of the same trial",
+            description="Peak less that in the reference of the same trial; null where the reference ran later, as a "
+            "process hardly gives memory back",
             extra_json_schema={"unit": "MiB"},
         ),
     ]
@@ -105,7 +105,7 @@ class _Trial(msgspec.Struct):
     prompt_complete: int
     gap_p50: float
     gap_p99: float
-    memory_start: int
+    began_ns: int
     memory_peak: int
     held_back: float
     held_back_max: float
@@ -171,7 +171,7 @@ def _taken(seen: Seen) -> _Trial:
         prompt_complete=int((~slow & complete).sum()),
         gap_p50=float(np.quantile(gaps, 0.5)) if len(gaps) else np.nan,
         gap_p99=float(np.quantile(gaps, _P99)) if (1 - _P99) * len(gaps) >= FEWEST_BEYOND - 1e-9 else np.nan,
-        memory_start=int(seen.facts["server_rss_start"]),
+        began_ns=int(seen.facts["window_start_ns"]),
         memory_peak=int(seen.facts["server_rss_peak"]),
         held_back=_middle(held),
         held_back_max=float(held.max()) if held.notna().any() else np.nan,
@@ -192,7 +192,7 @@ def _readers(
     """`others` are those of the reference, by block."""
     own, before = list(trials.values()), list(others.values())
     pairs = [(one, others[block]) for block, one in trials.items() if block in others]
-    more = [(one.memory_peak - other.memory_peak, one.slow) for one, other in pairs]
+    more = [(one.memory_peak - other.memory_peak, one.slow) for one, other in pairs if other.began_ns < one.began_ns]
     longest = [t.held_back_max for t in own if np.isfinite(t.held_back_max)]
     return SlowReaders(
         phase,
@@ -209,9 +209,9 @@ def _readers(
         reference_gap_p50_ms=over_trials([t.gap_p50 for t in before]),
         reference_gap_p99_ms=over_trials([t.gap_p99 for t in before]),
         gap_p99_more_ms=over_trials([one.gap_p99 - other.gap_p99 for one, other in pairs]),
-        memory_mib=over_trials([(t.memory_peak - t.memory_start) / _MIB for t in own]),
-        reference_memory_mib=over_trials([(t.memory_peak - t.memory_start) / _MIB for t in before]),
-        memory_peak_more_mib=over_trials([grown / _MIB for grown, _ in more]),
+        memory_mib=over_trials([t.memory_peak / _MIB for t in own]),
+        reference_memory_mib=over_trials([t.memory_peak / _MIB for t in before]),
+        memory_more_mib=over_trials([grown / _MIB for grown, _ in more]),
         memory_per_slow_kib=over_trials([grown / slow / 1024 for grown, slow in more if slow]),
         held_back_ms=over_trials([t.held_back for t in own]),
         held_back_max_ms=max(longest, default=None),

@@ -27,9 +27,10 @@ GAP_MS = 4.0
 """Prompt streams beside slow ones: one gap in ten is so much longer than due, and the next so much shorter."""
 
 
-def slow_run(folder: Path, *, held_ms: float = HELD_MS, cut: bool = False, reference: bool = True) -> Summary:
+def slow_run(
+    folder: Path, *, held_ms: float = HELD_MS, cut: bool = False, phases: tuple[str, ...] = ("cold", "warm")
+) -> Summary:
     """Phase `warm` is phase `cold` with every second stream read slowly; the server's last token of those is late."""
-    phases = ("cold", "warm") if reference else ("warm",)
     write_run(folder, Synthetic(blocks=2, streams=STREAMS, tokens=TOKENS, phases=phases))
     info = json.loads((folder / "run.json").read_text())
     info["scenario"]["phases"] = {name: dict(PHASES[name]) for name in phases}
@@ -86,11 +87,11 @@ def test_prompt_streams_are_set_against_the_phase_without_slow_readers(summary: 
 def test_memory_is_what_the_peak_has_more_than_without_them(summary: Summary) -> None:
     found = only(summary)
     assert found.memory_mib is not None
-    assert found.memory_mib.median == pytest.approx(2 + MORE_MIB)
+    assert found.memory_mib.median == pytest.approx(42 + MORE_MIB)
     assert found.reference_memory_mib is not None
-    assert found.reference_memory_mib.median == pytest.approx(2)
-    assert found.memory_peak_more_mib is not None
-    assert found.memory_peak_more_mib.median == pytest.approx(MORE_MIB)
+    assert found.reference_memory_mib.median == pytest.approx(42)
+    assert found.memory_more_mib is not None
+    assert found.memory_more_mib.median == pytest.approx(MORE_MIB)
     assert found.memory_per_slow_kib is not None
     assert found.memory_per_slow_kib.median == pytest.approx(MORE_MIB * 1024 / (STREAMS / 2))
 
@@ -121,14 +122,20 @@ def test_a_server_that_does_not_wait_and_streams_that_break_off_are_told(tmp_pat
 
 
 def test_without_a_phase_to_compare_with_there_is_no_difference(tmp_path: Path) -> None:
-    summary = slow_run(tmp_path, reference=False)
+    summary = slow_run(tmp_path, phases=("warm",))
     found = only(summary)
-    assert (found.reference, found.gap_p99_more_ms, found.memory_peak_more_mib) == ("", None, None)
+    assert (found.reference, found.gap_p99_more_ms, found.memory_more_mib) == ("", None, None)
     assert found.gap_p99_ms is not None
     section = slow.make(summary)
     assert section is not None
     assert "without," not in section.findings[0].text
     assert section.charts == []
+
+
+def test_memory_is_not_set_against_a_phase_that_came_later(tmp_path: Path) -> None:
+    found = only(slow_run(tmp_path, phases=("warm", "cold")))
+    assert (found.reference, found.memory_more_mib) == ("cold", None)
+    assert found.gap_p99_more_ms is not None
 
 
 def test_the_section_is_in_every_output(summary: Summary) -> None:
@@ -137,7 +144,7 @@ def test_the_section_is_in_every_output(summary: Summary) -> None:
     assert [f.lead for f in section.findings] == [f"Phase warm, {arm.label}" for arm in summary.arms]
     text = section.findings[0].text
     assert "were 4.00 ms longer than due at p99; without, 0.00 ms. Within a trial that is +4.00 ms." in text
-    assert "peaked +5.00 MiB against phase cold, +512 KiB for each slow stream." in text
+    assert "to 47.0 MiB; without, to 42.0 MiB. Within a trial that is +5.00 MiB, or +512 KiB for each" in text
     assert "The server waited for slow clients: their last token was written 2\u202f000 ms after it was due" in text
     assert f"All {STREAMS} slow streams and {STREAMS} prompt ones are complete." in text
     assert [chart.name for chart in section.charts] == ["warm-slow-readers"]

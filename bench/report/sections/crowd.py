@@ -136,7 +136,7 @@ def _charts(summary: Summary, phase: Phase) -> list[Chart]:
             "How much memory do open streams take?",
             read,
             f"In the server, {memory}.",
-            5.2 + 0.1 * len(own),
+            4.8 + 0.2 * len(own),
             partial(_draw, summary, own, _PANELS, 1 / 2**20),
         ),
         Chart(
@@ -145,7 +145,7 @@ def _charts(summary: Summary, phase: Phase) -> list[Chart]:
             "How much CPU time do open, slow streams take?",
             read.replace(" Axes of memory do not begin at zero.", ""),
             f"In the server, {cpu}.",
-            5.2 + 0.1 * len(own),
+            4.8 + 0.2 * len(own),
             partial(_draw, summary, own, _CPU_PANELS, 100.0),
         ),
     ]

@@ -29,9 +29,9 @@ def make(summary: Summary) -> Section | None:
     return Section(
         "Clients that read slowly",
         "Prompt streams are those whose clients read as fast as they can. Their gaps are compared with those of the "
-        "phase of the same profile in which nobody reads slowly, trial by trial, and so is the server's memory: its "
-        "own, without what the kernel buffers. A server that waits until a slow client has read (back-pressure) writes "
-        "its last tokens late; one that does not keeps in memory what was not read.",
+        "phase of the same profile in which nobody reads slowly, trial by trial, and so is the "
+        "peak of the server's memory: its own, without what the kernel buffers. A server that waits until a slow client "
+        "has read (back-pressure) writes its last tokens late; one that does not keeps in memory what was not read.",
         [finding for one in ordered(summary, summary.slow_readers) for finding in _findings(summary, one)],
         [_grid(summary)],
         [chart for phase in summary.phases if (chart := _chart(summary, phase)) is not None],
@@ -50,9 +50,10 @@ def _findings(summary: Summary, one: SlowReaders) -> list[Finding]:
             text += f"; without, {ranged(one.reference_gap_p99_ms, 'ms')}. Within a trial that is "
             text += signed(one.gap_p99_more_ms, "ms")
         parts.append(f"{text}.")
-    if one.memory_peak_more_mib is not None:
+    if one.memory_more_mib is not None:
         parts.append(
-            f"The server's memory peaked {signed(one.memory_peak_more_mib, 'MiB')} against phase {one.reference}, "
+            f"The server's memory came to {ranged(one.memory_mib, 'MiB')}; without, to "
+            f"{ranged(one.reference_memory_mib, 'MiB')}. Within a trial that is {signed(one.memory_more_mib, 'MiB')}, or "
             f"{signed(one.memory_per_slow_kib, 'KiB')} for each slow stream."
         )
     parts.append(_waited(one))
@@ -85,7 +86,7 @@ def _ended(one: SlowReaders) -> str:
 
 def _grid(summary: Summary) -> Grid:
     head = ["Phase", "Arm", "Slow streams", "Prompt streams", "Prompt gaps, excess at p50", "without slow ones"]
-    head += ["Prompt gaps, excess at p99", "without slow ones", "Server memory, growth", "without slow ones"]
+    head += ["Prompt gaps, excess at p99", "without slow ones", "Server memory, peak", "without slow ones"]
     head += ["Slow: last token written late by", "received late by", "Prompt: written late by"]
     rows = [
         [
@@ -114,7 +115,7 @@ def _chart(summary: Summary, phase: Phase) -> Chart | None:
         return None
     told = [
         f"{label(summary, arm)}: p99 {ranged(one.reference_gap_p99_ms)} without and {ranged(one.gap_p99_ms, 'ms')} "
-        f"with, memory {signed(one.memory_peak_more_mib, 'MiB')}"
+        f"with, memory {signed(one.memory_more_mib, 'MiB')}"
         for arm, one in own.items()
     ]
     return Chart(
@@ -124,7 +125,7 @@ def _chart(summary: Summary, phase: Phase) -> Chart | None:
         f"Medians over trials with the lowest and the highest. Left of each pair: phase "
         f"{next(iter(own.values())).reference}, without slow readers; right: with them.",
         f"{'; '.join(told)}.",
-        2.6,
+        2.8,
         partial(_draw, summary, own),
     )
 
@@ -132,8 +133,8 @@ def _chart(summary: Summary, phase: Phase) -> Chart | None:
 def _draw(summary: Summary, own: dict[str, SlowReaders], figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
     pairs = (
-        (left, "prompt gaps at p99, excess ms", "reference_gap_p99_ms", "gap_p99_ms"),
-        (right, "server memory, growth in MiB", "reference_memory_mib", "memory_mib"),
+        (left, "prompt gaps,\np99 of the excess (ms)", "reference_gap_p99_ms", "gap_p99_ms"),
+        (right, "server memory,\npeak (MiB)", "reference_memory_mib", "memory_mib"),
     )
     for axes, title, without, beside in pairs:
         for place, (arm, one) in enumerate(own.items()):
@@ -141,7 +142,8 @@ def _draw(summary: Summary, own: dict[str, SlowReaders], figure: Figure) -> None
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xticks([0, 1], ["without", "with"])
         axes.set_xlim(-0.4, 1.4)
-        axes.set_ylim(bottom=0)
+        tops = [f.max for one in own.values() for f in (getattr(one, without), getattr(one, beside)) if f is not None]
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.12 * max(tops, default=1.0))
         grid(axes, "y")
     key_row(figure, summary, list(own), lines=False)
 
