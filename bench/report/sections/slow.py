@@ -29,9 +29,9 @@ def make(summary: Summary) -> Section | None:
     return Section(
         "Clients that read slowly",
         "Prompt streams are those whose clients read as fast as they can. Their gaps are compared with those of the "
-        "phase of the same profile in which nobody reads slowly, trial by trial, and so is the "
-        "peak of the server's memory: its own, without what the kernel buffers. A server that waits until a slow client "
-        "has read (back-pressure) writes its last tokens late; one that does not keeps in memory what was not read.",
+        "phase of the same profile in which nobody reads slowly, trial by trial, and so is the peak "
+        "of the server's memory: its own, without what the kernel buffers. A server that waits until a slow client has "
+        "read (back-pressure) writes its last tokens late; one that does not keeps in memory what was not read.",
         [finding for one in ordered(summary, summary.slow_readers) for finding in _findings(summary, one)],
         [_grid(summary)],
         [chart for phase in summary.phases if (chart := _chart(summary, phase)) is not None],
@@ -53,8 +53,8 @@ def _findings(summary: Summary, one: SlowReaders) -> list[Finding]:
     if one.memory_more_mib is not None:
         parts.append(
             f"The server's memory came to {ranged(one.memory_mib, 'MiB')}; without, to "
-            f"{ranged(one.reference_memory_mib, 'MiB')}. Within a trial that is {signed(one.memory_more_mib, 'MiB')}, or "
-            f"{signed(one.memory_per_slow_kib, 'KiB')} for each slow stream."
+            f"{ranged(one.reference_memory_mib, 'MiB')}. Within a trial that is {signed(one.memory_more_mib, 'MiB')}, "
+            f"or {signed(one.memory_per_slow_kib, 'KiB')} for each slow stream."
         )
     parts.append(_waited(one))
     parts.append(_ended(one))
