@@ -173,7 +173,7 @@ class _Asked:
         A stream that is resumed is asked for several times: the latest request before then is meant.
         """
         named = self._named.get(key, [])
-        then = [i for i in named if self._records[i].requested_ns <= taken_up_ns] or named
+        then = [i for i in named if self._records[i].requested_ns <= taken_up_ns]
         if not then:
             named = self._nameless.get(key[1], [])
             then = [i for i in named if self._records[i].requested_ns <= taken_up_ns <= self._records[i].ended_ns]

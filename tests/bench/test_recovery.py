@@ -169,8 +169,7 @@ def test_a_server_that_was_killed() -> None:
     first, second, third, fourth = story.breaks(signalled_ns=BASE + 10 * MS)
     assert first["notice"] == pytest.approx(2)
     assert second["notice"] == pytest.approx(0.25)
-    assert np.isnan(third["notice"]) and np.isnan(third["lasted"])
-    assert np.isnan(fourth["notice"])
+    assert all(np.isnan(time) for time in (third["notice"], third["lasted"], fourth["notice"]))
 
 
 def test_a_server_that_stopped_its_streams_says_when() -> None:
@@ -239,7 +238,7 @@ def test_a_stream_refused_at_first_has_no_break_to_count_from() -> None:
     story.attempt(0, at=21, connected=22, got=came(0, TOKENS, 30), ended=50, outcome="complete", reason="")
     (one,) = story.breaks()
     assert (one["recovered"], one["reconnect"], one["renew"]) == (True, pytest.approx(21), pytest.approx(8))
-    assert np.isnan(one["notice"]) and np.isnan(one["outage"])
+    assert all(np.isnan(one[key]) for key in ("notice", "outage", "lasted"))
 
 
 def test_where_only_the_end_was_missing_the_end_is_what_is_new() -> None:
@@ -273,7 +272,7 @@ def test_counts_are_exact_and_survival_is_of_all() -> None:
     assert (found.trials, found.streams, found.interrupted, found.breaks, found.recovered) == (2, 10, 8, 8, 6)
     assert found.reasons == {"reset": 6, "closed": 2}
     assert (found.never_finished, found.tries, found.missing) == (2, 8, 10)
-    assert found.p50_ms["outage"].median == pytest.approx(36) and found.p50_ms["outage"].trials == 2
+    assert (found.p50_ms["outage"].median, found.p50_ms["outage"].trials) == (pytest.approx(36), 2)
     assert len(found.curves_ms["outage"]) == 101
     # Of four at risk one comes back, then one is given up, then one of two, then the last.
     assert found.survival_ms == pytest.approx([26, 30, 36, 46])
