@@ -36,7 +36,11 @@ def broken(facts: Any, *siblings: Any) -> list[tuple[str, str]]:
 
 def test_ordinary_trial_breaks_no_rule_and_every_rule_looked() -> None:
     assert breaches(trial(), SCENARIO, [trial(), trial()]) == []
-    assert {s.rule for s in seen(trial(), SCENARIO, [trial()])} == {rule.key for rule in RULES}
+    # Through a relay a core each cannot be had for server and driver, and without one there is none to be late.
+    far = trial(network={"kind": "packets", "late_us": {"p50": 20, "p99": 300, "max": 900}})
+    assert breaches(far, SCENARIO, [far]) == []
+    rules = {s.rule for facts in (trial(), far) for s in seen(facts, SCENARIO, [trial()])}
+    assert rules == {rule.key for rule in RULES}
 
 
 @pytest.mark.parametrize(
@@ -68,10 +72,17 @@ def test_phase_rules(rule: str, phase: str, inside: dict[str, Any], outside: dic
         ("died", {"died": 0}),
         ("died", {"died": -9}),
         ("log_torn", {"log_torn": True}),
+        ("relay_late", {"network": {"kind": "packets", "late_us": {"p50": 20, "p99": 2001, "max": 9000}}}),
     ],
 )
 def test_trial_rules(rule: str, changes: dict[str, Any]) -> None:
     assert broken(trial(**changes)) == [(rule, "")]
+
+
+def test_who_shares_a_core_with_a_relay_may_wait() -> None:
+    waits = {"driver_wait_ns": 5 * S, "server_wait_ns": 5 * S}
+    assert {rule for rule, _ in broken(trial({"warm": waits}))} == {"driver_wait", "server_wait"}
+    assert broken(trial({"warm": waits}, network={"kind": "packets", "late_us": None})) == []
 
 
 def test_work_must_be_that_of_the_other_arms() -> None:
