@@ -38,7 +38,8 @@ from bench.scenario_toml import ScenarioError, load
 from bench.trial import TrialError
 from bench.verdict import conclude_run
 
-RTT_MS = {"loopback": 0.0, "wifi": 6.0, "4g": 50.0, "transpacific": 160.0}
+ROUND_TRIP_MS = {"loopback": 0.0, "wifi": 9.0, "4g": 60.0, "transpacific": 162.0}
+"""Of shipped networks, with the mean of their jitter."""
 SCENARIO = """
 title = "Near and a little farther"
 [arms.sse-aiohttp]
@@ -104,7 +105,7 @@ def _write_over(folder: Path, name: str, kind: str, blocks: int) -> None:
         primary=("first-token",),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "UPGRADE_MS", RTT_MS[name] + 0.2)
+        patch.setattr(synthetic, "UPGRADE_MS", ROUND_TRIP_MS[name] + 0.2)
         patch.setattr(synthetic, "PRIMARY", {"first-token": synthetic.PRIMARY["first-token"] | {"smallest_effect": 5}})
         patch.setattr(synthetic, "CONTRASTS", {"ws-aiohttp-against-sse-aiohttp": synthetic.CONTRASTS["protocol"]})
         write_run(folder, what)
@@ -122,7 +123,7 @@ def shown(found: data.Overview) -> str:
 
 
 SUMMED: dict[tuple[str, int], Summary] = {}
-KINDS: dict[str, str | None] = dict(zip(RTT_MS, ("none", "packets", "modelled", "packets"), strict=True))
+KINDS: dict[str, str | None] = dict(zip(ROUND_TRIP_MS, ("none", "packets", "modelled", "packets"), strict=True))
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 def test_an_overview_tells_every_verdict_and_that_distance_costs_a_round_trip(four: Path) -> None:
     found, written = overview.build(four)
     (effect,) = found.effects
-    assert [p.network for p in effect.points] == list(RTT_MS)
+    assert [p.network for p in effect.points] == list(ROUND_TRIP_MS)
     assert words.verdicts(effect) == "equivalent over loopback; slower over wifi, 4g and transpacific"
     assert effect.slope is not None
     assert effect.slope.per_ms == pytest.approx(1, abs=0.02)
@@ -175,7 +176,7 @@ def test_an_overview_tells_every_verdict_and_that_distance_costs_a_round_trip(fo
         assert "4g is modelled" in text
         assert "one more round trip" in text
         assert "equivalent" in text
-    for name in RTT_MS:
+    for name in ROUND_TRIP_MS:
         assert f'href="{name}/report.html"' in page
     assert all(len(line.rstrip()) <= 80 for line in lines.splitlines())
     assert [leg.kind for leg in found.networks] == list(KINDS.values())
@@ -215,7 +216,7 @@ def test_invalid_and_failed_networks_say_so_and_are_in_no_slope(four: Path, tmp_
     assert effect.slope is not None
     assert effect.slope.networks == 3
     (chart,) = distance.make(found)
-    assert "wifi, 6 ms: +5.9 ms" in chart.alt
+    assert "wifi, 9 ms: +8.9 ms" in chart.alt
     assert ", invalid." in chart.alt
     assert inline(chart).startswith("<svg")
     said = " ".join(shown(found).split())
@@ -291,7 +292,7 @@ def test_a_line_and_its_interval_are_those_of_the_textbook() -> None:
 def test_names_above_a_chart_touch_none_in_their_row(four: Path) -> None:
     (effect,) = data.gather(four).effects
     point = effect.points[0]
-    crowd = [msgspec.structs.replace(point, network="transpacific", rtt_ms=ms) for ms in (0, 0.5, 150, 155, 160)]
+    crowd = [msgspec.structs.replace(point, network="transpacific", round_trip_ms=ms) for ms in (0, 0.5, 150, 155, 160)]
     rows = distance._rows(crowd)
     assert len(set(rows[2:])) == 3
     assert rows[0] != rows[1]
@@ -437,6 +438,26 @@ def test_what_a_set_comes_to_is_the_worst_of_its_runs() -> None:
     assert worst(["finished", "not run"]) == "interrupted"
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("state", "code", "said"),
+    [
+        ("interrupted", 130, "to go on: tokenwire run --resume"),
+        ("failed", 1, "failed over wifi. To go on: tokenwire run --resume"),
+        ("invalid", 3, "too many blocks were void over wifi, so there is no verdict"),
+    ],
+)
+def test_the_exit_code_is_that_of_the_worst(
+    four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, code: int, said: str
+) -> None:
+    folder = copy_of(four, tmp_path)
+    edit_run(folder / "wifi", state=state)
+    monkeypatch.setattr(netset_run, "resume", lambda *_: state)
+    done = CliRunner().invoke(app, ["run", "--resume", str(folder)])
+    assert done.exit_code == code
+    assert said in done.output
+
+
 # --- before anything runs ---
 
 
@@ -508,7 +529,7 @@ def test_a_set_of_two_networks_runs_and_is_reported_again(
     assert [state_of(folder, name) for name in ("loopback", "near")] == ["finished", "finished"]
     found = json.loads((folder / "summary.json").read_bytes())
     assert [leg["kind"] for leg in found["networks"]] == ["modelled", "modelled"]
-    assert [(p["network"], p["rtt_ms"]) for p in found["effects"][0]["points"]] == [("loopback", 0), ("near", 4)]
+    assert [(p["network"], p["round_trip_ms"]) for p in found["effects"][0]["points"]] == [("loopback", 0), ("near", 4)]
     values = json.loads((folder / "near" / "summary.json").read_bytes())["values"]
     (upgrade,) = (v["median"] for v in values if v["measure"] == "upgrade")
     assert upgrade >= 4, "it takes a round trip, and nothing passes a network faster than that"

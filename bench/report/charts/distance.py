@@ -50,19 +50,19 @@ def _alt(point: Point) -> str:
     interval = span(c, c.low, c.high)
     bounds = f", 95 % interval {interval} {unit_of(c)}" if interval else ""
     found = f"{signed(c, c.estimate)} {unit_of(c)}{bounds}, {word(point)}"
-    return f"{point.network}, {point.rtt_ms:g} ms: {found}."
+    return f"{point.network}, {point.round_trip_ms:g} ms: {found}."
 
 
 def _limits(points: list[Point]) -> tuple[float, float]:
     """The ends of the axis, which is linear up to about 1 ms and logarithmic beyond: arsinh."""
-    far = float(np.arcsinh(max(1.0, *(p.rtt_ms for p in points), 1.0)))
+    far = float(np.arcsinh(max(1.0, *(p.round_trip_ms for p in points), 1.0)))
     return float(np.sinh(-_MARGIN * far)), float(np.sinh((1 + _MARGIN) * far))
 
 
 def _place(points: list[Point]) -> list[float]:
     """Where each point stands on the axis, from 0 to 1."""
     low, high = np.arcsinh(_limits(points))
-    return [float((np.arcsinh(p.rtt_ms) - low) / (high - low)) for p in points]
+    return [float((np.arcsinh(p.round_trip_ms) - low) / (high - low)) for p in points]
 
 
 def _ends(place: float, width: float) -> tuple[float, float, str]:
@@ -109,22 +109,22 @@ def _draw(overview: Overview, e: Effect, figure: Figure) -> None:
     bottom, top = min([*seen, -1.3 * bound]), max([*seen, 1.3 * bound])
     axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.1 * (top - bottom))
     if e.slope is not None and e.slope.supported:
-        x = np.sinh(np.linspace(0, np.arcsinh(max(p.rtt_ms for p in e.points)), 200))
+        x = np.sinh(np.linspace(0, np.arcsinh(max(p.round_trip_ms for p in e.points)), 200))
         axes.plot(x, e.slope.at_zero + e.slope.per_ms * x, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
     kinds = {leg.network: leg.kind for leg in overview.networks}
     colour = looks(list(overview.arms))[first.other]
     for point in e.points:
         c = point.comparison
         if c.low is not None and c.high is not None:
-            axes.plot([point.rtt_ms] * 2, [c.low * factor, c.high * factor], color=INK, linewidth=1.4)
+            axes.plot([point.round_trip_ms] * 2, [c.low * factor, c.high * factor], color=INK, linewidth=1.4)
         ground = PAPER if kinds[point.network] == "modelled" else colour.colour
         axes.plot(
-            point.rtt_ms, c.estimate * factor, marker=colour.marker if point.valid else "x", markersize=7,
+            point.round_trip_ms, c.estimate * factor, marker=colour.marker if point.valid else "x", markersize=7,
             color=colour.colour if point.valid else MUTED, markerfacecolor=ground, markeredgewidth=1.6,
         )  # fmt: skip
     _names(axes, e, factor)
     way = way_of(first.measure)
-    axes.set_xlabel("Round-trip time of the network, ms")
+    axes.set_xlabel("Round-trip time with the mean of its jitter, ms")
     axes.set_ylabel(f"Difference, {unit_of(first)}; above 0: {way.more}")
     axes.annotate(
         f"± {effect(first)}", (1, bound), xycoords=("axes fraction", "data"), xytext=(-2, 1),
@@ -139,7 +139,7 @@ def _names(axes: Axes, e: Effect, factor: float) -> None:
     for point, place, row in zip(e.points, _place(e.points), _rows(e.points), strict=True):
         c = point.comparison
         highest = max(v for v in (c.estimate, c.high) if v is not None) * factor
-        axes.plot([point.rtt_ms] * 2, [highest, top], color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
+        axes.plot([point.round_trip_ms] * 2, [highest, top], color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
         _, _, side = _ends(place, (max(len(point.network), len(word(point))) + 2) * _LETTER / _INCHES)
         axes.annotate(
             f"{point.network}\n{word(point)}", (place, 1), xycoords="axes fraction",

@@ -50,7 +50,13 @@ class Point(msgspec.Struct, frozen=True):
     """A primary comparison on one network."""
 
     network: Annotated[str, Meta(description="Name of the network")]
-    rtt_ms: Annotated[float, Meta(description="Its round-trip time", extra_json_schema={"unit": "ms"})]
+    round_trip_ms: Annotated[
+        float,
+        Meta(
+            description="What a round trip takes on it: its rtt_ms, and half of its jitter_ms each way, the mean",
+            extra_json_schema={"unit": "ms"},
+        ),
+    ]
     valid: Annotated[bool, Meta(description="Whether its run is: an invalid one has no verdict, and is in no slope")]
     comparison: Annotated[Comparison, Meta(description="As in the summary of its run; corrected within that run")]
 
@@ -165,14 +171,19 @@ def overview_of(netset: NetSet, legs: list[Leg], summaries: Mapping[str, Summary
 
 def _effect(netset: NetSet, summaries: Mapping[str, Summary], contrast: str, primary: str) -> Effect:
     points = [
-        Point(name, netset.network(name).rtt_ms, summary.state != "invalid", comparison)
+        Point(name, round_trip_ms(netset.network(name)), summary.state != "invalid", comparison)
         for name, summary in summaries.items()
         if (conclusions := given(summary)) is not None
         for comparison in conclusions.primary
         if (comparison.contrast, comparison.primary) == (contrast, primary)
     ]
-    sound = [(p.rtt_ms, p.comparison.estimate) for p in points if p.valid and p.comparison.scale == "difference"]
+    sound = [(p.round_trip_ms, p.comparison.estimate) for p in points if p.valid and p.comparison.scale == "difference"]
     return Effect(contrast, primary, points, fitted(sound))
+
+
+def round_trip_ms(network: Network) -> float:
+    """What a round trip takes on average."""
+    return network.rtt_ms + network.jitter_ms
 
 
 def schema() -> dict[str, Any]:

@@ -44,7 +44,7 @@ def print_overview(overview: Overview, console: Console) -> None:
                 chip = words.word(point)
                 kind = " (modelled)" if known[point.network].kind == "modelled" else ""
                 rows.add_row(
-                    "", point.network, f"{point.rtt_ms:g} ms", Text(chip, style=_COLOURS.get(chip, "")),
+                    "", point.network, f"{point.round_trip_ms:g} ms", Text(chip, style=_COLOURS.get(chip, "")),
                     f"{brief(point.comparison)}{kind}",
                 )  # fmt: skip
             console.print(rows, width=width)

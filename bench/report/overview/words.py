@@ -12,7 +12,7 @@ from bench.report.comparisons import NO_FIGURE
 from bench.report.estimates import about, effect, probability, signed, span, unit_of, where
 from bench.report.finding import Finding, Grid
 from bench.report.numbers import count, listed, number
-from bench.report.overview.data import Effect, Leg, Overview, Point
+from bench.report.overview.data import Effect, Leg, Overview, Point, round_trip_ms
 from bench.report.overview.slope import Slope
 from bench.report.verdicts import CHIPS
 
@@ -117,7 +117,7 @@ def matrix(overview: Overview) -> Grid:
     rows = []
     for leg in overview.networks:
         cells = [_cell(next((p for p in e.points if p.network == leg.network), None)) for e in overview.effects]
-        rows.append([leg.network, f"{leg.settings.rtt_ms:g} ms", *cells])
+        rows.append([leg.network, f"{round_trip_ms(leg.settings):g} ms", *cells])
     return Grid("Verdicts by network; each network is corrected for its own comparisons", head, rows)
 
 
@@ -144,7 +144,7 @@ def detail(effect_: Effect, overview: Overview) -> Grid:
         rows.append(
             [
                 point.network,
-                f"{point.rtt_ms:g} ms",
+                f"{point.round_trip_ms:g} ms",
                 KINDS[kinds[point.network]],
                 f"{signed(c, c.estimate)} {unit_of(c)}",
                 *(f"{text} {unit_of(c)}" if (text := span(c, *b)) else NO_FIGURE for b in _bounds(c)),
