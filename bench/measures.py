@@ -87,8 +87,12 @@ MEASURES: dict[str, Measure] = {
             "TCP connected less connect(); cold only",
         ),
         Measure(
+            "tls", "TLS handshake", "ms", "part", "stream", ("p50",), "difference",
+            "the server's part of the handshake read less TCP connected; cold streams over TLS only",
+        ),
+        Measure(
             "upgrade", "Upgrade", "ms", "part", "stream", ("p50",), "none",
-            "101 read less TCP connected; cold WebSocket streams only, as SSE needs none",
+            "101 read less TCP connected, or less the TLS handshake; cold WebSocket streams only, as SSE needs none",
         ),
         Measure(
             "ttfb", "First byte (not comparable)", "ms", "part", "stream", ("p50",), "none",

@@ -25,6 +25,7 @@ class Step(NamedTuple):
 STEPS: dict[str, Step] = {
     "part_wait": Step("wait before the start", "started", excess=False),
     "part_connect": Step("connect", "TCP connected"),
+    "part_tls": Step("TLS handshake", "secured"),
     "part_upgrade": Step("upgrade", "upgraded"),
     "part_send": Step("until the request is written", "request written"),
     "part_takeup": Step("request to handler", "handler entered"),
@@ -106,21 +107,30 @@ def streams_of(frame: pd.DataFrame, chunks: pd.DataFrame, *, websocket: bool) ->
     cold = rows["cold"].to_numpy(dtype=bool)
     complete = (rows["outcome"].astype(str) == "complete").to_numpy()
     taken_ns, model_ns = rows["received_ns"] - rows["started_ns"], rows["due_ns"] - rows["taken_up_ns"]
+    # A file from before there was TLS lacks the column, when it is not `read_trial` that reads it.
+    secured_ns = rows.get("secured_ns", pd.Series(pd.NA, rows.index, "Int64"))
+    encrypted = cold & secured_ns.notna().to_numpy()
+    # Where there is TLS, an upgrade begins when its handshake is done.
+    upgrade_ns = rows["ready_ns"] - secured_ns.where(encrypted, rows["connected_ns"])
     ready = np.where(cold, _ms(rows, "ready_ns", "started_ns"), 0.0)
-    upgrade = np.where(cold, _ms(rows, "ready_ns", "connected_ns"), 0.0)
+    connect = np.where(cold, _ms(rows, "connected_ns", "started_ns"), 0.0)
+    handshake = np.where(encrypted, floats(secured_ns - rows["connected_ns"]) / 1e6, 0.0)
+    upgrade = np.where(cold, floats(upgrade_ns) / 1e6, 0.0)
     return rows.assign(
         got_tokens=np.nan_to_num(tokens),
         ttft=floats(taken_ns) / 1e6,
         ttft_intended=_ms(rows, "received_ns", "intended_ns"),
         ttft_excess=floats(taken_ns - model_ns) / 1e6,
         ttfb=_ms(rows, "first_byte_ns", "started_ns"),
-        connect=np.where(cold, _ms(rows, "connected_ns", "started_ns"), np.nan),
+        connect=np.where(cold, connect, np.nan),
+        tls=np.where(encrypted, handshake, np.nan),
         upgrade=np.where(cold & websocket, upgrade, np.nan),
         tpot=np.where(tokens > 1, span / np.maximum(tokens - 1, 1), np.nan),
         max_stall=stall,
         e2e=np.where(complete, _ms(rows, "ended_ns", "started_ns"), np.nan),
         part_wait=_ms(rows, "started_ns", "intended_ns"),
-        part_connect=np.where(cold, ready - upgrade, 0.0),
+        part_connect=connect,
+        part_tls=handshake,
         part_upgrade=upgrade,
         part_send=_ms(rows, "requested_ns", "started_ns") - ready,
         part_takeup=_ms(rows, "taken_up_ns", "requested_ns"),
@@ -138,11 +148,16 @@ def breakdowns(streams: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, dict[st
     """
     enough = 0.01 * chunks["gap_excess"].notna().sum() >= FEWEST_BEYOND
     found = {
-        "first": _around(streams, "ttft_excess", STEPS, *_MIDDLE),
+        "first": first_token(streams),
         "gap": _around(chunks, "gap_excess", GAP_STEPS, *_MIDDLE),
         "gap_p99": _around(chunks, "gap_excess", GAP_STEPS, *_NEAR_P99) if enough else None,
     }
     return {whole: steps for whole, steps in found.items() if steps is not None}
+
+
+def first_token(streams: pd.DataFrame) -> dict[str, float] | None:
+    """The first of `breakdowns`, of some streams of one trial."""
+    return _around(streams, "ttft_excess", STEPS, *_MIDDLE)
 
 
 def excess_of(steps: Mapping[str, float]) -> float:

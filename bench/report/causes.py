@@ -28,6 +28,9 @@ class _Words(NamedTuple):
 
 _WORDS: dict[str, _Words] = {
     "part_connect": _Words("a longer connect", "a shorter connect"),
+    "part_tls": _Words(
+        "a longer TLS handshake", "a shorter TLS handshake", "the TLS handshake", "having no TLS handshake"
+    ),
     "part_upgrade": _Words("a longer upgrade", "a shorter upgrade", "the upgrade", "having no upgrade"),
     "part_send": _Words("a later request on the ready connection", "an earlier request on the ready connection"),
     "part_takeup": _Words("a longer way to the handler", "a shorter way to the handler"),

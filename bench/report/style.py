@@ -39,7 +39,7 @@ _HUES: tuple[tuple[str, str, str, str, str, Any], ...] = (
 _KNOWN = {"sse-aiohttp": 0, "ws-aiohttp": 1, "ws-websockets": 2}
 
 INK, MUTED, GRID, PAPER = "#1b1d20", "#5c636b", "#dcdfe3", "#fffffe"
-PARTS = ("#2f4858", "#55768c", "#86a3b3", "#b98b3e", "#d9b36c", "#ecdcb9")
+PARTS = ("#2f4858", "#9c86b5", "#55768c", "#86a3b3", "#b98b3e", "#d9b36c", "#ecdcb9")
 """For the parts of a whole, in order; they stand for no arm, so they are none of its hues; neighbours differ."""
 
 TONES: tuple[Tone, ...] = (
@@ -52,7 +52,7 @@ TONES: tuple[Tone, ...] = (
     *(
         Tone(f"part{i}", light, dark)
         for i, (light, dark) in enumerate(
-            zip(PARTS, ("#7fa8c2", "#587d95", "#3b5666", "#8a672b", "#c39a4d", "#ead3a0"), strict=True)
+            zip(PARTS, ("#7fa8c2", "#705a8c", "#587d95", "#3b5666", "#8a672b", "#c39a4d", "#ead3a0"), strict=True)
         )
     ),
 )
