@@ -33,13 +33,27 @@ class Size(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True):
     """A straight line through every trial's sizes but that of no streams, by least squares."""
 
-    slope: Annotated[float, Meta(description="More for each open stream", extra_json_schema={"unit": "see the field"})]
-    low: Annotated[float | None, Meta(description="95 % interval of the slope, by t; null under three points")]
-    high: Annotated[float | None, Meta(description="Its upper end")]
-    at_none: Annotated[
-        float, Meta(description="Where the line meets no streams", extra_json_schema={"unit": "see the field"})
+    slope: Annotated[
+        float,
+        Meta(description="More for each open stream", extra_json_schema={"unit": "that of the field it stands in"}),
     ]
-    fit: Annotated[float, Meta(description="R squared")]
+    low: Annotated[
+        float | None,
+        Meta(
+            description="95 % interval of the slope, by t; null under three points",
+            extra_json_schema={"unit": "that of the field it stands in"},
+        ),
+    ]
+    high: Annotated[
+        float | None, Meta(description="Its upper end", extra_json_schema={"unit": "that of the field it stands in"})
+    ]
+    at_none: Annotated[
+        float,
+        Meta(
+            description="Where the line meets no streams", extra_json_schema={"unit": "that of the field it stands in"}
+        ),
+    ]
+    fit: Annotated[float, Meta(description="R squared", extra_json_schema={"unit": "a share"})]
     points: Annotated[int, Meta(description="Points", extra_json_schema={"unit": "points"})]
 
 
@@ -75,8 +89,8 @@ class Holding(msgspec.Struct, frozen=True):
     points: Annotated[
         list[tuple[int, float, float, float, float]],
         Meta(
-            description="Every trial's sizes, none included: streams open, server and driver memory in MiB, server and "
-            "driver CPU in cores"
+            description="Every trial's sizes, none included: streams open, memory of server and driver, their CPU",
+            extra_json_schema={"unit": "streams, MiB, MiB, cores, cores"},
         ),
     ]
 

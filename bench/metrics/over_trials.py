@@ -11,11 +11,17 @@ from msgspec import Meta
 
 
 class OverTrials(msgspec.Struct, frozen=True):
-    """In the unit that the name of the field it stands in ends with."""
+    """In the unit of the field it stands in, which that one's name ends with."""
 
-    median: Annotated[float, Meta(description="Median over trials")]
-    min: Annotated[float, Meta(description="Lowest trial")]
-    max: Annotated[float, Meta(description="Highest trial")]
+    median: Annotated[
+        float, Meta(description="Median over trials", extra_json_schema={"unit": "that of the field it stands in"})
+    ]
+    min: Annotated[
+        float, Meta(description="Lowest trial", extra_json_schema={"unit": "that of the field it stands in"})
+    ]
+    max: Annotated[
+        float, Meta(description="Highest trial", extra_json_schema={"unit": "that of the field it stands in"})
+    ]
     trials: Annotated[int, Meta(description="Trials that have it", extra_json_schema={"unit": "trials"})]
 
 

@@ -145,7 +145,7 @@ def test_the_section_is_in_every_output(summary: Summary) -> None:
     section = crowd.make(summary)
     assert section is not None
     assert [f.lead for f in section.findings] == [f"Phase cold, {arm.label}" for arm in summary.arms]
-    assert "an open stream costs 14.0 KiB (14.0 to 14.0) of memory in the server" in section.findings[0].text
+    assert "An open stream costs 14.0 KiB (14.0 to 14.0) of memory in the server" in section.findings[0].text
     assert "1000 of them, at 0.50 tokens/s each, take 5.00 % of a core (5.00 to 5.00)" in section.findings[0].text
     assert len(section.grids[1].rows) == len(ARMS) * len(SIZES)
     assert len(section.charts) == 2
@@ -158,7 +158,7 @@ def test_the_section_is_in_every_output(summary: Summary) -> None:
     assert "### What open streams cost" in markdown.render(summary)
     out = io.StringIO()
     print_summary(summary, Console(file=out, width=80))
-    assert "an open stream costs 14.0 KiB" in " ".join(out.getvalue().split())
+    assert "An open stream costs 14.0 KiB" in " ".join(out.getvalue().split())
 
 
 def test_runs_without_a_crowd_have_none_of_it(tmp_path: Path) -> None:

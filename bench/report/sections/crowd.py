@@ -44,10 +44,10 @@ def _finding(summary: Summary, one: Holding) -> Finding:
     lead = f"Phase {one.phase}, {label(summary, one.arm)}"
     parts = []
     if one.server_memory is None:
-        parts.append("no two sizes of open streams were held, so there is no cost of one more.")
+        parts.append("No two sizes of open streams were held, so there is no cost of one more.")
     else:
         driver = f", and {_memory(one.driver_memory)} in the driver" if one.driver_memory else ""
-        parts.append(f"an open stream costs {_memory(one.server_memory)} of memory in the server{driver}.")
+        parts.append(f"An open stream costs {_memory(one.server_memory)} of memory in the server{driver}.")
     if one.server_cpu is not None:
         parts.append(f"1000 of them, at {_pace(one)} tokens/s each, take {_cpu(one.server_cpu)} in the server.")
     if one.short:
@@ -100,7 +100,8 @@ def _cost_grid(summary: Summary) -> Grid:
 
 
 def _size_grid(summary: Summary) -> Grid:
-    head = ["Phase", "Arm", "Streams", "open", "Tokens/s", "Server memory", "Driver memory", "Server CPU", "Driver CPU"]
+    head = ["Phase", "Arm", "Streams", "open", "Tokens/s", "Server memory, MiB", "Driver memory, MiB"]
+    head += ["Server CPU, % of a core", "Driver CPU, % of a core"]
     rows = [
         [
             one.phase,
@@ -108,10 +109,10 @@ def _size_grid(summary: Summary) -> Grid:
             number(size.size, 0),
             number(size.open, 0),
             number(size.tokens_per_s, 0),
-            f"{number(size.server_memory_mib)} MiB",
-            f"{number(size.driver_memory_mib)} MiB",
-            f"{number(100 * size.server_cpu)} % of a core",
-            f"{number(100 * size.driver_cpu)} % of a core",
+            number(size.server_memory_mib),
+            number(size.driver_memory_mib),
+            number(100 * size.server_cpu),
+            number(100 * size.driver_cpu),
         ]
         for one in ordered(summary, summary.holdings)
         for size in one.sizes

@@ -39,10 +39,10 @@ def make(summary: Summary) -> Section | None:
 def _finding(summary: Summary, one: Leaving) -> Finding:
     lead = f"Phase {one.phase}, {label(summary, one.arm)}"
     if not one.leavers:
-        return Finding(f"none of {count(one.streams, 'stream')} lived until its client was to leave.", lead=lead)
+        return Finding(f"None of {count(one.streams, 'stream')} lived until its client was to leave.", lead=lead)
     far = f", p99 {_ms(one.stop_p99_ms)}" if one.stop_p99_ms is not None else ""
     made = count(one.written_after, "token") if one.written_after else "nothing"
-    each = f" ({number(one.written_after / one.leavers, 2)} for each client, at most {one.written_after_most})"
+    each = f" ({number(one.written_after / one.leavers)} for each client, at most {one.written_after_most})"
     parts = [
         f"{count(one.leavers, 'client')} left by {_HOW[one.by]}{_instead(summary, one)}. The server stopped after "
         f"{ranged(one.stop_p50_ms, 'ms')} at the median{far}, at most {_ms(one.stop_max_ms)}. Made for nobody: "
@@ -89,7 +89,7 @@ def _grid(summary: Summary) -> Grid:
             _ms(one.stop_p99_ms),
             _ms(one.stop_max_ms),
             number(one.written_after, 0),
-            number(one.written_after / one.leavers, 2) if one.leavers else NONE,
+            number(one.written_after / one.leavers) if one.leavers else NONE,
             number(one.received_after, 0),
             NONE if one.reopened is None else number(one.reopened, 0),
         ]

@@ -41,7 +41,7 @@ def make(summary: Summary) -> Section | None:
 def _findings(summary: Summary, one: SlowReaders) -> list[Finding]:
     lead = f"Phase {one.phase}, {label(summary, one.arm)}"
     if not one.slow:
-        return [Finding("no stream was read slowly.", lead=lead)]
+        return [Finding("No stream was read slowly.", lead=lead)]
     parts = []
     if one.gap_p99_ms is not None:
         text = f"With slow readers beside them the gaps of prompt streams were {ranged(one.gap_p99_ms, 'ms')} longer "
