@@ -89,8 +89,11 @@ def _fates(summary: Summary, phase: Phase, own: Sequence[Recovery]) -> str:
     """How many broke off and came back, in one sentence where arms are alike, else arm by arm."""
     told = {r.arm: _fate(phase, r) for r in own}
     if len(set(told.values())) == 1 and len(own) > 1:
-        return f"On every arm {told[own[0].arm]}."
-    return " ".join(f"{label(summary, arm)}: {text}." for arm, text in told.items())
+        text = f"On every arm {told[own[0].arm]}."
+    else:
+        text = " ".join(f"{label(summary, arm)}: {fate}." for arm, fate in told.items())
+    again = [f"{_chunks(phase, r.made_again)} for {label(summary, r.arm)}" for r in own if r.made_again]
+    return text + (f" Made again, though the client had them: {listed(again)}." if again else "")
 
 
 def _fate(phase: Phase, r: Recovery) -> str:
@@ -102,8 +105,6 @@ def _fate(phase: Phase, r: Recovery) -> str:
         text += ", and nothing was lost, repeated, out of order or altered"
     if r.in_flight and not r.lost:
         text += f"; {_chunks(phase, r.in_flight)} on the way at a break did not arrive, and did when asked for again"
-    if r.made_again:
-        text += f"; {_chunks(phase, r.made_again)} they had already were made again"
     return text
 
 
