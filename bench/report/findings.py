@@ -52,7 +52,9 @@ def _trust(summary: Summary) -> list[Finding]:
         streams, tokens = (sum(getattr(a, f) for a in own) for f in ("streams", "tokens"))
         left = sum(a.outcomes.get("left", 0) for a in own)
         whole = f"All {count(streams, 'stream')} are complete"
-        if left:
+        if left == streams:
+            whole = f"All {count(streams, 'stream')} ran until their clients were to leave,"
+        elif left:
             whole = f"All {count(streams, 'stream')} are complete, but for {number(left, 0)} whose client was to leave,"
         grave.append(
             Finding(

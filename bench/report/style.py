@@ -1,7 +1,8 @@
 """Colours, markers and line styles: one set for every chart, the same arm always the same.
 
-Hues are Okabe and Ito's, told apart by all common kinds of colour vision; a marker and a line style repeat what the hue
-says. Every colour of a chart stands for a role: in the HTML report it becomes a CSS variable, with a dark twin.
+Hues are Okabe and Ito's, told apart by all common kinds of colour vision, and olive for a seventh arm; a marker and a
+line style repeat what the hue says. Every colour of a chart stands for a role: in the HTML report it becomes a CSS
+variable, with a dark twin.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _HUES: tuple[tuple[str, str, str, str, str, Any], ...] = (
     ("#cc79a7", "#93436f", "#dd94bb", "#e8b3cf", "D", ":"),
     ("#e69f00", "#855c00", "#e69f01", "#f0b73c", "v", (0, (5, 1))),
     ("#56b4e9", "#1f6f9c", "#56b4ea", "#8acbf0", "P", (0, (1, 1))),
+    ("#7a7a00", "#5c5c00", "#b3b32e", "#cccc66", "X", (0, (3, 1, 1, 1))),
 )
 _KNOWN = {"sse-aiohttp": 0, "ws-aiohttp": 1, "ws-websockets": 2}
 

@@ -19,6 +19,7 @@ from bench.metrics.seen import Seen
 from bench.record import METADATA_KEY, read_run
 from bench.report import describe, html, markdown
 from bench.report.charts import phase_charts, standalone
+from bench.report.findings import findings
 from bench.report.sections import crowd
 from bench.report.terminal import print_summary
 
@@ -131,6 +132,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 def test_a_crowd_that_was_sent_home_did_not_fail(summary: Summary) -> None:
     assert {account.failed for account in summary.accounts} == {0}
     assert {account.lost for account in summary.accounts} == {0}
+    assert any("All 36 streams ran until their clients were to leave, and all" in f.text for f in findings(summary))
     assert describe.load(summary.phases[0]).startswith("10, 20, 40 streams open at a time")
 
 
