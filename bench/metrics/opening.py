@@ -26,7 +26,7 @@ class Bytes(msgspec.Struct, frozen=True):
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """Of one arm in one paced phase, of its streams on one kind of connection, over all trials.
+    """Of one arm in one paced phase but for `steps`, of its streams on one kind of connection, over all trials.
 
     Of streams that got content, from clients that read as fast as they can, and of the first attempt.
     """
@@ -114,7 +114,8 @@ class Openings:
 
     def add(self, seen: Seen) -> None:
         """Take in one phase of one trial."""
-        if not validity.paced(dict(seen.scenario), seen.phase):
+        # Steps mix loads, and where tokens are not paced, the first one waits behind those of other streams.
+        if seen.settings["load"] == "steps" or not validity.paced(dict(seen.scenario), seen.phase):
             return
         streams = seen.streams
         streams = streams[(streams["attempt"] == 0) & ~streams["slow"].astype(bool) & streams["received_ns"].notna()]

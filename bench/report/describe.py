@@ -31,9 +31,20 @@ def what_was_run(summary: Summary) -> str:
     blocks = count(summary.blocks_planned, "block")
     return (
         f"Scenario {summary.scenario}, mode {summary.mode} ({_MODES.get(summary.mode, summary.mode)}): {arms}, "
-        f"all over HTTP/1.1 on loopback; {trials} in {blocks} of random order; {machine.get('cpu', 'unknown CPU')}, "
-        f"{machine.get('cores', '?')} cores; {_date(summary.created)}."
+        f"all over HTTP/1.1, {encryption(summary)}; {trials} in {blocks} of random order; "
+        f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores; {_date(summary.created)}."
     )
+
+
+def encryption(summary: Summary) -> str:
+    """Which arms spoke TLS, as their servers say: `without TLS`, `over TLS 1.2 or newer`, or the arms that did."""
+    known = [arm for arm in summary.arms if arm.server_settings]
+    over = [arm for arm in known if arm.server_settings.get("tls")]
+    least = listed(sorted({str(arm.server_settings["tls"].get("minimum", "")) for arm in over} - {""}))
+    name = f"TLS {least} or newer" if least else "TLS"
+    if not over:
+        return "without TLS"
+    return f"over {name}" if len(over) == len(known) else f"over {name} with {listed([arm.label for arm in over])}"
 
 
 def _date(created: str) -> str:

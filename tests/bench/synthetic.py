@@ -1,8 +1,8 @@
 """A run folder made up from a seed, with answers known in advance: no server, no driver, no clock.
 
 Without noise every stream is the same in kind: `ttft_excess` is exactly `EXCESS_MS[arm]` (plus `CONNECT_MS` when cold,
-and `UPGRADE_MS` over WebSocket), lateness is `LATE_MS` and delivery `DELIVERY_MS`, so that every gap is as it was due.
-With noise, delays vary by token and trial the way a real run's do, for looking at reports.
+`TLS_MS` over TLS, and `UPGRADE_MS` over WebSocket), lateness is `LATE_MS` and delivery `DELIVERY_MS`, so that every gap
+is as it was due. With noise, delays vary by token and trial the way a real run's do, for looking at reports.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 EXCESS_MS = {"sse-aiohttp": 1.0, "ws-aiohttp": 0.8, "ws-websockets": 0.7}
 CONNECT_MS, UPGRADE_MS, LATE_MS, DELIVERY_MS = 0.25, 0.5, 0.125, 0.0625
+TLS_MS = {"fresh": 1.5, "resumed": 0.75}
+FIRST_SENT, FIRST_RECEIVED = {"sse": 300, "websocket": 350}, {"sse": 800, "websocket": 600}
+TLS_SENT, TLS_RECEIVED = {"fresh": 600, "resumed": 650}, {"fresh": 1500, "resumed": 550}
+"""Bytes before the first token: in the clear, and what a handshake adds; a warm stream has half of the former."""
 HEAD, FRAMING, JSON, OTHER, TEXT = 320, {"sse": 14, "websocket": 4}, 200, 450, 4
 """Bytes: of a head, of framing a message, of a chunk's JSON, of the other messages of a stream, of a token's text."""
 DEFLATED = 30
@@ -90,6 +94,10 @@ class Synthetic:
     """The p99 gap excess of each step; None where a step has no gaps."""
     compressed: tuple[str, ...] = ()
     """Arms whose messages were compressed to `DEFLATED` bytes, framing included."""
+    tls: tuple[str, ...] | None = None
+    """Arms that speak TLS; None: files from before there was TLS, without the columns that came with it."""
+    resumed: tuple[str, ...] = ()
+    """Phases whose TLS handshakes resume a session, but for the first of a trial."""
     primary: tuple[str, ...] = ()
     """Primary measures of the scenario, of `PRIMARY`; with any, `CONTRASTS` are compared."""
 
@@ -156,7 +164,7 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
     settings = {
         "write_limit": 65536, "compression": {"sse": False, "websocket": arm in what.compressed}, "heartbeat": None,
         "nodelay": True, "loop": "uvloop",
-    }  # fmt: skip
+    } | ({} if what.tls is None else {"tls": {"minimum": "1.2"} if arm in what.tls else None})  # fmt: skip
     facts = {
         "arm": arm, "block": block, "trial": trial, "position": position, "started_at": "2026-11-22T14:40:00+00:00",
         "server": {
@@ -168,6 +176,10 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
         "phases": phases, "schedule_mismatches": what.mismatches,
     }  # fmt: skip
     table = pa.Table.from_pylist(rows)
+    if what.tls is not None:
+        table = table.set_column(
+            table.schema.get_field_index("secured_ns"), "secured_ns", table.column("secured_ns").cast(pa.int64())
+        )
     for name in _STRINGS:
         column = table.column(name).cast(pa.string()).dictionary_encode()
         table = table.set_column(table.schema.get_field_index(name), name, column)
@@ -182,7 +194,9 @@ def _phase_rows(rows: list[dict[str, Any]], what: Synthetic, rng: Any, arm: str,
     steps = settings["users"] if settings["load"] == "steps" else [0]
     streams = [(step, n) for step in steps for n in range(what.streams)]
     first_stream = len({r["stream"] for r in rows})
-    rows.append(_stream(arm, phase, first_stream, 0, clock - 50_000_000, cold=False) | {"window": False, **_NO_CHUNK})
+    cold = settings["connections"] == "cold"
+    primed = _stream(what, arm, phase, first_stream, 0, clock - 50_000_000, "warm")
+    rows.append(primed | {"window": False, **_NO_CHUNK})
     schedules = np.random.default_rng(7)
     end = clock
     for ordinal, (step, _) in enumerate(streams):
@@ -190,8 +204,9 @@ def _phase_rows(rows: list[dict[str, Any]], what: Synthetic, rng: Any, arm: str,
         due = (np.cumsum(gaps) + (120e6 if paced else 0)).astype(np.int64) // 1000 * 1000
         start = clock + ordinal * (150_000_000 if paced else 2_000_000)
         cut = what.fail_every > 0 and ordinal % what.fail_every == what.fail_every - 1
-        some = _chunks(what, rng, arm, due, start, cold=settings["connections"] == "cold", paced=paced, cut=cut)
-        stream = _stream(arm, phase, first_stream + 1 + ordinal, ordinal, start, cold=settings["connections"] == "cold")
+        how = handshake(what, arm, phase, ordinal) if cold else "warm"
+        some = _chunks(what, rng, arm, due, start, how, paced=paced, cut=cut)
+        stream = _stream(what, arm, phase, first_stream + 1 + ordinal, ordinal, start, how)
         got = [c for c in some if c["received_ns"] is not None]
         end = max(end, got[-1]["received_ns"] + 200_000)
         protocol = ARMS[arm]["protocol"]
@@ -209,12 +224,26 @@ def _phase_rows(rows: list[dict[str, Any]], what: Synthetic, rng: Any, arm: str,
 _NO_CHUNK = dict.fromkeys(("chunk", "tokens", "due_ns", "written_ns", "received_ns", "read"))
 
 
-def _stream(arm: str, phase: str, stream: int, ordinal: int, start: int, *, cold: bool) -> dict[str, Any]:
-    websocket = ARMS[arm]["protocol"] == "websocket"
+def handshake(what: Synthetic, arm: str, phase: str, ordinal: int) -> str:
+    """How a cold stream got its connection: fresh or resumed over TLS, none in the clear."""
+    if arm not in (what.tls or ()):
+        return "none"
+    return "resumed" if phase in what.resumed and ordinal else "fresh"
+
+
+def _stream(what: Synthetic, arm: str, phase: str, stream: int, ordinal: int, start: int, how: str) -> dict[str, Any]:
+    protocol = ARMS[arm]["protocol"]
+    websocket, cold = protocol == "websocket", how != "warm"
     connected = start + int(CONNECT_MS * 1e6)
-    ready = connected + int(UPGRADE_MS * 1e6) if websocket else connected
+    secured = connected + int(TLS_MS.get(how, 0.0) * 1e6)
+    ready = secured + int(UPGRADE_MS * 1e6) if websocket else secured
     requested = ready if cold else start
-    return {
+    opening = {} if what.tls is None else {
+        "secured_ns": secured if how in TLS_MS else None, "tls_resumed": how == "resumed",
+        "first_sent_bytes": FIRST_SENT[protocol] // (1 if cold else 2) + TLS_SENT.get(how, 0),
+        "first_received_bytes": FIRST_RECEIVED[protocol] // (1 if cold else 2) + TLS_RECEIVED.get(how, 0) + ordinal % 2,
+    }  # fmt: skip
+    return opening | {
         "phase": phase, "step": 0, "window": True, "stream": stream, "ordinal": ordinal, "seed": 1000 + ordinal,
         "completion_id": f"chatcmpl-{ordinal:029x}", "cold": cold, "outcome": "complete", "detail": None,
         "intended_ns": start, "started_ns": start, "connected_ns": connected if cold else None,
@@ -227,10 +256,10 @@ def _stream(arm: str, phase: str, stream: int, ordinal: int, start: int, *, cold
 
 
 def _chunks(
-    what: Synthetic, rng: Any, arm: str, due: Any, start: int, *, cold: bool, paced: bool, cut: bool
+    what: Synthetic, rng: Any, arm: str, due: Any, start: int, how: str, *, paced: bool, cut: bool
 ) -> list[dict[str, Any]]:
     websocket = ARMS[arm]["protocol"] == "websocket"
-    opening = (CONNECT_MS + UPGRADE_MS * websocket) * 1e6 if cold else 0.0
+    opening = (CONNECT_MS + TLS_MS.get(how, 0.0) + UPGRADE_MS * websocket) * 1e6 if how != "warm" else 0.0
     n = len(due)
     late, delivery, take_up = np.full(n, LATE_MS * 1e6), np.full(n, DELIVERY_MS * 1e6), EXCESS_MS[arm] - LATE_MS
     if what.noise:

@@ -67,7 +67,7 @@ def test_steps_of_a_trial_add_up_to_the_mean_around_the_percentile(
 @pytest.mark.parametrize("arm", ARMS)
 def test_steps_are_what_was_put_in(summary: Summary, arm: str) -> None:
     upgrade = UPGRADE_MS if ARMS[arm]["protocol"] == "websocket" else 0.0
-    for phase, opening in (("cold", (CONNECT_MS, upgrade)), ("warm", (0.0, 0.0))):
+    for phase, opening in (("cold", (CONNECT_MS, 0.0, upgrade)), ("warm", (0.0, 0.0, 0.0))):
         steps = summary.shapes.typical(Group(phase, arm, phase), "first")
         assert steps is not None
         assert steps["part_model"] > 120

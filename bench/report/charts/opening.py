@@ -23,8 +23,8 @@ _NAMES = {
     "part_delivery": "delivery",
 }
 """In the order of the steps, so that a step has the same colour here as in the waterfall."""
-_FLAT = 0.02
-"""ms that an axis is precise for at the least."""
+_FINEST = 2
+"""Decimals of a step's ms: with more, seven steps and their sum are wider than the chart."""
 _CAPTION = (
     "The model's own delay is left out. Cold streams count from connect(), warm ones from the request's write. Means, "
     "so that steps add up: of the middle tenth of each trial's streams by first-token excess, then of the middle half "
@@ -37,7 +37,8 @@ def make(phase: Phase, rows: Sequence[tuple[str, Opening]]) -> Chart | None:
     known = [(label, row.mean_steps_ms) for label, row in rows if row.mean_steps_ms]
     if not known:
         return None
-    places = decimals(max(*(total(list(steps.values())) for _, steps in known), _FLAT) / 10)
+    longest = max(total(list(steps.values())) for _, steps in known)
+    places = min(_FINEST, decimals(longest / 10))
     # Rounded first, so that what is printed adds up; a step that this connection has not is not printed.
     stacks: list[Stack] = [(label, [round(steps[k], places) or None for k in _NAMES]) for label, steps in known]
     sums = "; ".join(f"{label} {number(total(values), places)} ms" for label, values in stacks)

@@ -180,4 +180,5 @@ def _byte_grid(summary: Summary, entries: Sequence[Opening]) -> Grid:
     rows = [
         [one.phase, label(summary, one.arm), _kind(one), _extent(one.sent), _extent(one.received)] for one in entries
     ]
-    return Grid("Bytes until the first token, with the read that brought it: of all streams, exact", head, rows)
+    caption = "Bytes until the first token, with the read that brought it: of every stream, or fewest to most"
+    return Grid(caption, head, rows)
