@@ -105,7 +105,7 @@ def run(
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
     """Run a scenario and write its report; over several networks, a run for each and an overview."""
-    from bench import experiment, floor, netset, netset_run
+    from bench import experiment, floor, limits, netset, netset_run
     from bench.progress import Progress
     from bench.scenario_toml import ScenarioError, load
 
@@ -123,6 +123,8 @@ def run(
     named = scenario or "duel"
     try:
         loaded = load(named, settings)
+        if excess := limits.check(loaded):
+            raise ScenarioError(f"{named}: {excess}")
         warning = netset_run.check_permitted(loaded, named)
         own = {name: netset_run.over(loaded, name) for name in loaded.experiment.networks}
         several = len(own) > 1

@@ -227,14 +227,16 @@ def test_invalid_and_failed_networks_say_so_and_are_in_no_slope(four: Path, tmp_
 
 @pytest.mark.usefixtures("quick")
 def test_few_blocks_give_no_verdict_and_no_report_gives_one_line(scenario_file: Path, tmp_path: Path) -> None:
-    folder = write_synthetic_set(tmp_path / "set", {"loopback": "none", "wifi": "packets"}, scenario_file, blocks=2)
+    kinds: dict[str, str | None] = {"loopback": "none", "wifi": "packets", "4g": "packets"}
+    folder = write_synthetic_set(tmp_path / "set", kinds, scenario_file, blocks=2)
     found = data.gather(folder)
-    assert "Under 8 blocks no verdict is given: there are fewer over loopback and wifi." in " ".join(
+    assert "Under 8 blocks no verdict is given: there are fewer over loopback, wifi and 4g." in " ".join(
         shown(found).split()
     )
     assert found.effects[0].slope is None
     assert inline(distance.make(found)[0]).startswith("<svg")
-    shutil.rmtree(folder / "loopback")
+    for name in ("loopback", "4g"):
+        shutil.rmtree(folder / name)
     shutil.rmtree(folder / "wifi" / "trials")
     with pytest.raises(Unfinished, match="no trial has finished on any network"):
         data.gather(folder)

@@ -15,6 +15,10 @@ from bench.report.overview.words import against, growth, what, word
 from bench.report.style import GRID, INK, MUTED, PAPER, looks
 
 _TICKS = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
+_READ = (
+    "Points are estimates, hollow where the network was modelled; the thick line is the 90 % interval, the thin one "
+    "the 95 % interval. The band holds differences too small to matter."
+)
 _MARGIN = 0.06
 """Of the axis, left of the nearest network and right of the farthest."""
 _INCHES = 3.8
@@ -31,8 +35,7 @@ def make(overview: Overview) -> list[Chart]:
             "",
             named("distance", e.contrast, e.primary),
             f"{what(e)}, by round-trip time",
-            f"{against(overview, e.points[0].comparison)}. Points are estimates with 95 % intervals, hollow where the "
-            f"network was modelled. The band holds differences too small to matter.{_line_caption(e)}",
+            f"{against(overview, e.points[0].comparison)}. {_READ}{_line_caption(e)}",
             " ".join(_alt(p) for p in e.points) + f" {growth(e.slope)}",
             2.5 + _ROW_PT / 72 * (1 + max(_rows(e.points))),
             partial(_draw, overview, e),
@@ -115,8 +118,10 @@ def _draw(overview: Overview, e: Effect, figure: Figure) -> None:
     colour = looks(list(overview.arms))[first.other]
     for point in e.points:
         c = point.comparison
-        if c.low is not None and c.high is not None:
-            axes.plot([point.round_trip_ms] * 2, [c.low * factor, c.high * factor], color=INK, linewidth=1.4)
+        for lower, upper, width in ((c.low, c.high, 1.2), (c.low90, c.high90, 3.4)):
+            if lower is not None and upper is not None:
+                ends = [lower * factor, upper * factor]
+                axes.plot([point.round_trip_ms] * 2, ends, color=INK, linewidth=width, solid_capstyle="butt")
         ground = PAPER if kinds[point.network] == "modelled" else colour.colour
         axes.plot(
             point.round_trip_ms, c.estimate * factor, marker=colour.marker if point.valid else "x", markersize=7,
@@ -136,7 +141,9 @@ def _draw(overview: Overview, e: Effect, figure: Figure) -> None:
 def _names(axes: Axes, e: Effect, factor: float) -> None:
     """Name and verdict of every network above the axis, with a thin line down to its point."""
     top = axes.get_ylim()[1]
-    for point, place, row in zip(e.points, _place(e.points), _rows(e.points), strict=True):
+    placed = zip(e.points, _place(e.points), _rows(e.points), strict=True)
+    # From the top row down, so that a name is drawn over the lines of those above it.
+    for point, place, row in sorted(placed, key=lambda one: -one[2]):
         c = point.comparison
         highest = max(v for v in (c.estimate, c.high) if v is not None) * factor
         axes.plot([point.round_trip_ms] * 2, [highest, top], color=MUTED, linewidth=0.6, linestyle=(0, (1, 2)))
@@ -144,5 +151,6 @@ def _names(axes: Axes, e: Effect, factor: float) -> None:
         axes.annotate(
             f"{point.network}\n{word(point)}", (place, 1), xycoords="axes fraction",
             xytext=(0, 3 + _ROW_PT * row), textcoords="offset points", ha=side, va="bottom", fontsize=8.5,
-            linespacing=1.1, arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6} if row else None,
+            linespacing=1.1, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6} if row else None,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from msgspec import Meta
 from bench.metrics import Comparison, Summary, Unfinished
 from bench.netset import NetSet, RunState, State, read_set, state_of, worst
 from bench.network.profiles import Network
+from bench.paired import FEWEST_BLOCKS
 from bench.record import RecordError, read_run
 from bench.report import build
 from bench.report.overview.slope import Slope, fitted
@@ -69,7 +70,10 @@ class Effect(msgspec.Struct, frozen=True):
     points: Annotated[list[Point], Meta(description="The networks with a figure of it")]
     slope: Annotated[
         Slope | None,
-        Meta(description="How it grows with round-trip time; null for ratios, and under three valid networks"),
+        Meta(
+            description="How it grows with round-trip time; null for ratios, and under three valid networks with "
+            "blocks enough for a verdict"
+        ),
     ]
 
 
@@ -177,7 +181,11 @@ def _effect(netset: NetSet, summaries: Mapping[str, Summary], contrast: str, pri
         for comparison in conclusions.primary
         if (comparison.contrast, comparison.primary) == (contrast, primary)
     ]
-    sound = [(p.round_trip_ms, p.comparison.estimate) for p in points if p.valid and p.comparison.scale == "difference"]
+    sound = [
+        (p.round_trip_ms, p.comparison.estimate)
+        for p in points
+        if p.valid and p.comparison.scale == "difference" and len(p.comparison.blocks) >= FEWEST_BLOCKS
+    ]
     return Effect(contrast, primary, points, fitted(sound))
 
 
