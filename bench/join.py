@@ -34,7 +34,8 @@ def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str,
 
     Adds to `facts` what the logs tell: `schedule_mismatches` and `log_torn`, and per phase of the window's streams
 
-    - `tokens`: content tokens received; `tokens_due`: those that the schedules of the started streams hold;
+    - `tokens`: content tokens received; `tokens_due`: those that the schedules of the started streams hold, or, where a
+      client left, those that it received;
     - `work`: a fingerprint of the streams started, where the load fixes them, else "";
     - `unlogged`: chunks received that the server did not log;
     - `backwards`: chunks received before they were written, or written before they were due;
@@ -340,10 +341,14 @@ def _phase_facts(
         if here and record.outcome != DROPPED and not record.attempt
     ]
     work = sorted((record.ordinal, record.seed, sum(plan.tokens)) for record, plan in begun)
+    # Who left was owed what came: the rest was for nobody.
+    left = np.array([record.left_ns > 0 for record in records], dtype=bool)
+    gone = {record.ordinal for record, here in zip(records, mine, strict=True) if here and record.left_ns}
+    due_tokens = sum(n for ordinal, _, n in work if ordinal not in gone) + int(tokens[got & left[owner]].sum())
     fixed = isinstance(load, Open) or (isinstance(load, Closed) and load.turns is not None)
     return {
         "tokens": int(tokens[got].sum()),
-        "tokens_due": sum(n for *_, n in work),
+        "tokens_due": due_tokens,
         "work": sha256(repr(work).encode()).hexdigest()[:16] if fixed else "",
         "unlogged": int(np.count_nonzero(got & ~logged)),
         "backwards": int(np.count_nonzero(logged & ((got & (received < written)) | (written < due)))),

@@ -27,7 +27,7 @@ def window_measures(facts: Facts) -> Iterator[Windowed]:
         yield Windowed("throughput", tokens / window_ns * 1e9, _sliced(facts, tokens / window_ns * 1e9, _rate))
         for who in ("server", "driver"):
             yield _cost(facts, f"cpu_{who}", who, facts[f"{who}_cpu_ns"] / tokens / 1e3)
-    if facts["peak_open"] >= MEMORY_FROM_OPEN:
+    if facts["peak_open"] >= MEMORY_FROM_OPEN and not facts.get("signalled_ns"):  # of one and the same server
         grown = facts["server_rss_peak"] - facts["server_rss_start"]
         yield Windowed("memory", grown / facts["peak_open"] / 1024, [])
     if facts.get("loop_lag_max_ns") is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import limits
 from bench.scenario import Closed, Open, Steps
 from bench.scenario_toml import ScenarioError, load, shipped
 from servers.plant import Plant
@@ -33,17 +34,20 @@ profile = "p"
 def test_shipped_scenarios_load(name: str) -> None:
     scenario = load(name)
     assert scenario.name == name
-    assert set(scenario.arms) == {"sse-aiohttp", "ws-aiohttp", "ws-websockets"}
+    assert {arm.protocol for arm in scenario.arms.values()} == {"sse", "websocket"}
+    assert limits.check(scenario) == ""
 
 
 def test_the_expected_scenarios_are_shipped() -> None:
-    assert set(shipped()) >= {"duel", "chat", "first-token", "firehose", "long-answer", "cjk", "capacity"}
+    load_ = {"duel", "chat", "first-token", "firehose", "long-answer", "cjk", "capacity", "connect-storm", "warm-turns"}
+    trouble = {"idle-crowd", "flaky", "restart-storm", "slow-readers", "leavers", "distance"}
+    assert set(shipped()) == load_ | trouble
 
 
 def test_phases_keep_their_order_and_types() -> None:
     scenario = load("duel")
-    assert [type(phase) for phase in scenario.phases.values()] == [Open, Closed, Closed]
-    assert list(scenario.phases) == ["cold", "chat", "firehose"]
+    assert [type(phase) for phase in scenario.phases.values()] == [Open, Closed, Closed, Closed]
+    assert list(scenario.phases) == ["cold", "chat", "reconnect", "firehose"]
     assert isinstance(load("capacity").phases["capacity"], Steps)
 
 
@@ -78,7 +82,7 @@ def test_a_plant_of_ones_own(tmp_path: Path) -> None:
         (
             "phases.chta.users=3",
             "--set phases.chta.users: no 'phases.chta' in the scenario; did you mean 'chat'? "
-            "allowed: cold, chat, firehose",
+            "allowed: cold, chat, reconnect, firehose",
         ),
         ("phases.chat.load=opne", "duel.toml: phases.chat.load = 'opne': allowed: 'closed', 'open', 'steps'"),
         (
