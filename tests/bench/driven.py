@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic_ns
@@ -99,12 +100,12 @@ def client_of(
     loop: asyncio.AbstractEventLoop,
     pacer: Pacer,
     folder: Path,
-    server: Server,
+    server: Server | None,
     protocol: str,
     timeouts: Timeouts,
     port: int = 0,
 ) -> Client:
-    """The clients of one trial, as the driver has them; `port` is that of the server unless something stands before."""
+    """The clients of one trial, as the driver has them; `port` where it is not that of the server."""
     folder.mkdir(parents=True)
     load = closed("")
     scenario = Scenario(
@@ -116,10 +117,9 @@ def client_of(
         contrasts={},
         timeouts=timeouts,
     )
-    plan = Plan(
-        scenario, "arm", "127.0.0.1", port or server.port, server.pid, SEED, str(folder), warm_up=0, compression=False
-    )
-    if server.certificate is not None:
+    at, pid = (port or server.port, server.pid) if server is not None else (port, 0)
+    plan = Plan(scenario, "arm", "127.0.0.1", at, pid, SEED, str(folder), warm_up=0, compression=False)
+    if server is not None and server.certificate is not None:
         plan.ca_file, plan.server_name = str(server.certificate.ca_file), server.certificate.server_name
     client = Client(plan, loop, pacer)
     client.enter(PHASE, load)
@@ -162,14 +162,14 @@ async def settled(pid: int, descriptors: int) -> Kept:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[Callable[[], list[str]]]:
+def uncollected() -> Iterator[Callable[[], dict[str, int]]]:
     """The garbage collector is off, as in the driver; the call tells what of ours only it would have freed."""
 
-    def cycles() -> list[str]:
+    def cycles() -> dict[str, int]:
         gc.set_debug(gc.DEBUG_SAVEALL)
         try:
             gc.collect()
-            return sorted(type(thing).__qualname__ for thing in gc.garbage if _ours(type(thing)))
+            return dict(Counter(type(thing).__qualname__ for thing in gc.garbage if _ours(type(thing))))
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
