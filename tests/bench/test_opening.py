@@ -54,7 +54,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 
 def entries(summary: Summary) -> dict[tuple[str, str, str], Opening]:
-    found = {(one.arm, one.temperature, one.handshake): one for one in summary.openings}
+    found: dict[tuple[str, str, str], Opening] = {
+        (one.arm, one.temperature, one.handshake): one for one in summary.openings
+    }
     assert len(found) == len(summary.openings)
     return found
 
