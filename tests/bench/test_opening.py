@@ -158,6 +158,15 @@ def test_what_resuming_saves(resumed: Summary) -> None:
     assert "with SSE on aiohttp, TLS resumed" in text
 
 
+def test_what_a_connection_has_not_is_not_shown_as_nothing(both: Summary) -> None:
+    section = opening.make(both)
+    assert section is not None
+    cells = {(row[1], row[2]): row[4:8] for row in section.grids[0].rows}
+    assert cells["SSE on aiohttp", "cold"] == ["0.250 ms", "–", "–", "0.00 ms"]
+    assert cells["WebSocket on aiohttp", "cold, TLS fresh"] == ["0.250 ms", "1.50 ms", "0.500 ms", "0.00 ms"]
+    assert cells["WebSocket on aiohttp", "warm"] == ["–", "–", "–", "–"]
+
+
 def test_rare_connections_are_in_the_tables_only(tmp_path: Path) -> None:
     what = Synthetic(blocks=1, streams=40, tokens=4, phases=("cold",), arms=(SSE,), tls=(SSE,), resumed=("cold",))
     section = opening.make(summarize(read_run(write_run(tmp_path, what))))

@@ -137,16 +137,20 @@ def test_milestones_are_named_where_they_happen(summary: Summary) -> None:
     assert all(name in cold for name in ("TCP connected", "upgraded", "handler entered", "token due", "received"))
     assert all(name in warm for name in ("request written", "handler entered"))
     assert not any(name in warm for name in ("TCP connected", "upgraded"))
+    assert "secured" not in cold, "in the clear"
+    assert "secured" in inline(charts(summary, ws_aiohttp={"part_tls": 1.5})["cold-waterfall"])
     alt = made["cold-waterfall"].alt
     assert "SSE on aiohttp 0.250 + " in alt
     assert "WebSocket on aiohttp 0.250 + 0.500 + " in alt
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.3, 40.0])
-@pytest.mark.parametrize("upgrade", [0.0, 0.5, 300.0])
-def test_nothing_leaves_the_picture_and_no_label_hides_another(summary: Summary, wait: float, upgrade: float) -> None:
+@pytest.mark.parametrize(("upgrade", "tls"), [(0.0, 0.0), (0.5, 1.5), (300.0, 0.0)])
+def test_nothing_leaves_the_picture_and_no_label_hides_another(
+    summary: Summary, wait: float, upgrade: float, tls: float
+) -> None:
     tiny = dict.fromkeys(("part_connect", "part_send", "part_takeup", "part_late", "part_delivery"), 0.001)
-    parts = {"part_wait": wait, "part_upgrade": upgrade} | tiny
+    parts = {"part_wait": wait, "part_tls": tls, "part_upgrade": upgrade} | tiny
     figure = drawn(charts(summary, ws_aiohttp=parts)["cold-waterfall"])
     (axes,) = figure.axes
     right = axes.get_xlim()[1]
@@ -223,6 +227,10 @@ WHO = "with WebSocket on aiohttp than with SSE on aiohttp"
             {"part_takeup": 0.3}, {"part_upgrade": 0.52, "part_takeup": 0.12},
             f"The first token comes 0.34 ms later {WHO}; the upgrade adds 0.52 ms, of which a shorter way to the "
             "handler takes back 0.18 ms.",
+        ),
+        (
+            {}, {"part_tls": 1.2},
+            f"The first token comes 1.20 ms later {WHO}; it is the TLS handshake.",
         ),
         (
             {"part_takeup": 0.3}, {"part_takeup": 0.15},
