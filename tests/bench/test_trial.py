@@ -38,6 +38,9 @@ SMALL = [
     "profiles.chat.first={dist='constant', ms=30}",
     "profiles.chat.length.min=8",
     "profiles.chat.length.max=12",
+    "phases.reconnect.users=2",
+    "phases.reconnect.ramp_s=0",
+    "profiles.resumed.length.tokens=8",
     "phases.firehose.users=2",
     "phases.firehose.turns=2",
     "phases.firehose.slices=2",
@@ -105,10 +108,16 @@ def test_every_arm_ran_once_per_block_in_the_recorded_order(run_folder: Path) ->
 
 def test_every_stream_is_complete_and_every_token_accounted_for(run_folder: Path) -> None:
     for frame in trials_of(run_folder).values():
-        assert set(frame["outcome"]) == {"complete"}
         assert frame[["lost", "repeated", "reordered", "corrupted"]].to_numpy().sum() == 0
-        assert frame[["due_ns", "written_ns", "received_ns"]].notna().all().all()
-        assert set(frame["server_reason"]) == {"complete"}
+        assert frame["due_ns"].notna().all()
+        cut = frame[(frame["phase"] == "reconnect") & (frame["attempt"] == 0) & frame["window"]]
+        assert set(cut["outcome"]) == {"truncated"}
+        assert set(cut["server_reason"]) == {"cut"}
+        others = frame.drop(cut.index)
+        assert set(others["outcome"]) == set(others["server_reason"]) == {"complete"}
+        assert others[["written_ns", "received_ns"]].notna().all().all()
+        got = frame[frame["received_ns"].notna()].groupby(["phase", "window", "ordinal"], observed=True)["chunk"]
+        assert (got.nunique() == got.max() + 1).all()
 
 
 def test_stamps_are_in_the_order_of_events(run_folder: Path) -> None:
@@ -127,7 +136,7 @@ def test_stamps_are_in_the_order_of_events(run_folder: Path) -> None:
 def test_arms_did_the_same_work(run_folder: Path) -> None:
     facts = [trial.facts for trial in read_run(run_folder).trials]
     assert all(fact["schedule_mismatches"] == 0 for fact in facts)
-    keys = ["phase", "window", "ordinal", "chunk"]
+    keys = ["phase", "window", "ordinal", "attempt", "chunk"]
     work = [frame.set_index(keys).sort_index()[["seed", "tokens"]] for frame in trials_of(run_folder).values()]
     assert all(work[0].equals(other) for other in work[1:])
     tokens = [{name: phase["tokens"] for name, phase in fact["phases"].items()} for fact in facts]
@@ -142,7 +151,7 @@ def test_bytes_add_up(run_folder: Path) -> None:
         assert (streams["received_bytes"] > streams["head_bytes"] + streams["payload_bytes"]).all()
         assert (streams["payload_bytes"] > streams["content_bytes"]).all()
         assert (streams["content_bytes"] > streams["text_bytes"]).all()
-    keys = ["phase", "window", "ordinal"]
+    keys = ["phase", "window", "ordinal", "attempt"]
     payloads = [f.drop_duplicates("stream").set_index(keys).sort_index()["payload_bytes"] for f in frames.values()]
     assert all(payloads[0].equals(other) for other in payloads[1:])  # the same JSON on every arm, byte for byte
 
@@ -166,7 +175,7 @@ def test_time_outs_hold_on_every_protocol(tmp_path: Path, arm: str, what: str) -
     frame = read_trial(run_block(only, 1, [Place(arm, 1, 1, 1)], tmp_path, None, nobody)[0].path)
     streams = frame[frame["window"]].drop_duplicates("stream")
     assert set(streams["outcome"]) == {"timed_out"}
-    assert set(streams["detail"]) == {what}
+    assert set(streams["reason"]) == {f"{what}_timeout"}
     assert len(streams) == 8
 
 
