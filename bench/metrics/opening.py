@@ -52,6 +52,14 @@ class Opening(msgspec.Struct, frozen=True):
             extra_json_schema={"unit": "ms"},
         ),
     ]
+    setup_ms: Annotated[
+        OverTrials | None,
+        Meta(
+            description="From TCP connected to the request's write: TLS handshake, upgrade, and what the client "
+            "computes for them; median within a trial, cold streams only",
+            extra_json_schema={"unit": "ms"},
+        ),
+    ]
     head_ms: Annotated[
         OverTrials | None,
         Meta(
@@ -103,7 +111,7 @@ class _Trial(NamedTuple):
     received: tuple[float, float]
 
 
-_MEDIANS = (*PARTS, "head", "ttft_excess", "ttft")
+_MEDIANS = (*PARTS, "setup", "head", "ttft_excess", "ttft")
 
 
 class Openings:
@@ -119,7 +127,10 @@ class Openings:
             return
         streams = seen.streams
         streams = streams[(streams["attempt"] == 0) & ~streams["slow"].astype(bool) & streams["received_ns"].notna()]
-        streams = streams.assign(head=floats(streams["head_ns"] - streams["requested_ns"]) / 1e6)
+        streams = streams.assign(
+            setup=(streams["part_tls"] + streams["part_upgrade"] + streams["part_send"]).where(streams["cold"]),
+            head=floats(streams["head_ns"] - streams["requested_ns"]) / 1e6,
+        )
         handshake = np.where(streams["tls"].isna(), "none", np.where(streams["tls_resumed"], "resumed", "fresh"))
         for (cold, how), some in streams.groupby([streams["cold"].astype(bool), handshake]):
             kind = _Kind(seen.phase, seen.arm, "cold" if cold else "warm", cast(Handshake, how))
@@ -158,6 +169,7 @@ def _opening(kind: _Kind, trials: Sequence[_Trial]) -> Opening:
         streams=sum(t.streams for t in trials),
         share=sum(t.streams for t in trials) / sum(t.of for t in trials),
         steps_ms={step: found for step in PARTS if (found := medians[step]) is not None},
+        setup_ms=medians["setup"],
         head_ms=medians["head"],
         excess_ms=medians["ttft_excess"],
         first_token_ms=medians["ttft"],

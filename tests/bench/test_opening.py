@@ -84,6 +84,9 @@ def test_every_step_is_what_was_put_in(both: Summary, arm: str, temperature: str
     assert excess_of(one.mean_steps_ms) == pytest.approx(one.excess_ms.median), "steps of a bar add up"
     assert one.first_token_ms is not None
     assert one.first_token_ms.median == pytest.approx(one.excess_ms.median + 120, abs=30)
+    assert (one.setup_ms is None) is not cold
+    if one.setup_ms is not None:
+        assert one.setup_ms.median == expected["part_tls"] + expected["part_upgrade"]
     assert (one.head_ms is None) is websocket
     if one.head_ms is not None:
         assert one.head_ms.median == pytest.approx(0.3)
@@ -165,6 +168,16 @@ def test_what_a_connection_has_not_is_not_shown_as_nothing(both: Summary) -> Non
     assert cells["SSE on aiohttp", "cold"] == ["0.250 ms", "–", "–", "0.00 ms"]
     assert cells["WebSocket on aiohttp", "cold, TLS fresh"] == ["0.250 ms", "1.50 ms", "0.500 ms", "0.00 ms"]
     assert cells["WebSocket on aiohttp", "warm"] == ["–", "–", "–", "–"]
+
+
+def test_what_tls_adds_is_told_against_the_same_protocol_and_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both WebSocket arms on one library, one of them over TLS.
+    monkeypatch.setitem(ARMS, WEBSOCKETS, ARMS[WEBSOCKETS] | {"stack": "aiohttp"})
+    section = opening.make(run(tmp_path, "cold", tls=(SSE, WEBSOCKETS)))
+    assert section is not None
+    assert "TLS adds 1.50 ms with WebSocket on aiohttp (ws-websockets)." in section.findings[0].text
 
 
 def test_rare_connections_are_in_the_tables_only(tmp_path: Path) -> None:

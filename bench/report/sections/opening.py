@@ -31,9 +31,9 @@ def make(summary: Summary) -> Section | None:
         "From the clock's start to the first token, step by step. Cold streams opened their connection, and their "
         "clock starts at connect(); warm ones were on a kept one, and theirs starts at the request's write. A TLS "
         "handshake lasts until the server's part of it was read: checking that, before anything else is written, is in "
-        "the step that follows. The head of SSE's reply is counted from the request. Bytes are what client and server "
-        "put on the connection, TLS as its records, TCP and IP left out. What is said here describes; what is sure, "
-        "the verdicts say.",
+        "the step that follows, so what TLS adds is told of all steps up to the request. The head of SSE's reply is "
+        "counted from the request. Bytes are what client and server put on the connection, TLS as its records, TCP and "
+        "IP left out. What is said here describes; what is sure, the verdicts say.",
         [_finding(summary, phase, shown[phase.name]) for phase in phases],
         [_time_grid(summary, entries), _byte_grid(summary, entries)],
         [chart for phase in phases if (chart := _chart(summary, phase, shown[phase.name])) is not None],
@@ -63,7 +63,13 @@ def _chart(summary: Summary, phase: Phase, rows: Sequence[Opening]) -> Chart | N
 
 def _finding(summary: Summary, phase: Phase, rows: Sequence[Opening]) -> Finding:
     cold = [one for one in rows if one.temperature == "cold"]
-    parts = [_steps(summary, cold), _resumed(summary, cold), _first_token(summary, rows), _bytes(summary, cold)]
+    parts = [
+        _steps(summary, cold),
+        _encrypted(summary, cold),
+        _resumed(summary, cold),
+        _first_token(summary, rows),
+        _bytes(summary, cold),
+    ]
     return Finding(" ".join(part for part in parts if part), lead=f"Phase {phase.name}")
 
 
@@ -80,12 +86,24 @@ def _steps(summary: Summary, cold: Sequence[Opening]) -> str:
     return f"A cold stream takes {listed(said)}." if said else ""
 
 
+def _encrypted(summary: Summary, cold: Sequence[Opening]) -> str:
+    """What TLS adds, against an arm of the same protocol and library in the clear."""
+    kinds = {arm.name: (arm.protocol, arm.stack) for arm in summary.arms}
+    clear = {kinds[one.arm]: one for one in cold if one.handshake == "none"}
+    said = []
+    for one in cold:
+        added = _difference(one, clear.get(kinds[one.arm])) if one.handshake != "none" else None
+        if added is not None:
+            said.append(f"{_ms(added)} with {_name(summary, one, cold)}")
+    return f"Until the request is written TLS adds {listed(said)}." if said else ""
+
+
 def _resumed(summary: Summary, cold: Sequence[Opening]) -> str:
-    """What resuming saves, against full handshakes of the same arm in whichever phase has them."""
+    """What resuming saves by then, against full handshakes of the same arm in whichever phase has them."""
     full = {one.arm: one for one in reversed(summary.openings) if one.handshake == "fresh" and _usual(one)}
     said = []
     for one in cold:
-        saved = _difference(full.get(one.arm), one, "part_tls") if one.handshake == "resumed" else None
+        saved = _difference(full.get(one.arm), one) if one.handshake == "resumed" else None
         if saved is not None:
             said.append(f"{_ms(saved)} with {label(summary, one.arm)}")
     return f"Resuming saves {listed(said)} against full handshakes." if said else ""
@@ -125,9 +143,11 @@ def _reach(rows: Sequence[Opening], step: str) -> str:
     return f"{least} ms" if least == most else f"{least} to {most} ms"
 
 
-def _difference(one: Opening | None, other: Opening, step: str) -> float | None:
-    pair = [each.steps_ms.get(step) for each in (one, other) if each is not None]
-    return pair[0].median - pair[1].median if len(pair) == 2 and pair[0] and pair[1] else None
+def _difference(one: Opening | None, other: Opening | None) -> float | None:
+    """By how much longer one took from TCP connected to the request's write (ms)."""
+    if one is None or other is None or one.setup_ms is None or other.setup_ms is None:
+        return None
+    return one.setup_ms.median - other.setup_ms.median
 
 
 def _usual(one: Opening) -> bool:
