@@ -180,6 +180,10 @@ def test_a_close_is_answered_with_its_code(open_socket: socket.socket, code: byt
         framed(Opcode.CLOSE, b"x"),
         framed(Opcode.CLOSE, (1005).to_bytes(2, "big")),
     ],
+    ids=[
+        *("unmasked", "reserved bit", "continues nothing", "unended fragment", "reserved opcode", "ping in pieces"),
+        *("long ping", "close of one byte", "close with 1005"),
+    ],  # masks are random: parametrized by bytes, a test would have another name in every process
 )
 def test_a_broken_protocol_closes_with_1002(open_socket: socket.socket, data: bytes) -> None:
     open_socket.sendall(data)
