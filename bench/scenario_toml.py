@@ -30,7 +30,7 @@ from bench.scenario import (
     Timeouts,
 )
 from servers.emitter import Profile
-from servers.faults import BROKEN, Fault
+from servers.faults import APPLIES, BROKEN, HANDSHAKE, Fault
 
 TOP_LEVEL: dict[str, Any] = {
     "title": str,
@@ -126,6 +126,8 @@ def check(raw: dict[str, Any], where: str, name: str) -> Scenario:
     for key, kind in TOP_LEVEL.items():
         if key in NAMED:
             tables = raw.get(key, {})
+            if not isinstance(tables, dict) and key in OPTIONAL:
+                raise ScenarioError(f"{where}: {key} = {_show(tables)}: expected tables [{key}.NAME], or none")
             if not isinstance(tables, dict) or (not tables and key not in OPTIONAL):
                 raise ScenarioError(f"{where}: {key}: at least one table [{key}.NAME] is needed")
             parts[key] = {n: _convert(value, kind, where, f"{key}.{n}") for n, value in tables.items()}
@@ -152,6 +154,8 @@ def _check_whole(scenario: Scenario, where: str) -> None:
             raise ScenarioError(
                 f"{where}: {_show(name)}: names are 1 to 64 letters, digits, '-' and '_': files are named after them"
             )
+    if not scenario.title.strip() or any(letter < " " for letter in scenario.title):
+        raise ScenarioError(f"{where}: title = {_show(scenario.title)}: expected one line of text")
     _check_verdict(scenario, where)
     if PRIME_PROFILE in scenario.profiles:
         raise ScenarioError(
@@ -170,6 +174,13 @@ def _check_whole(scenario: Scenario, where: str) -> None:
             raise ScenarioError(f"{where}: experiment.networks: {name!r} is no network; {_choices(name, known)}")
     if len(set(scenario.experiment.networks)) < len(scenario.experiment.networks):
         raise ScenarioError(f"{where}: experiment.networks: one is named twice; name each once")
+    for name, network in scenario.networks.items():
+        every_ms = network.cut_every_s * 1000
+        if (network.cut_ms or every_ms) and not 0 < network.cut_ms < every_ms:
+            raise ScenarioError(
+                f"{where}: networks.{name}: cut_every_s = {network.cut_every_s:g} and cut_ms = {network.cut_ms:g}: "
+                "expected both or neither, and a cut that is over before the next one begins"
+            )
 
 
 def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
@@ -178,8 +189,19 @@ def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
     for key in ("retry", "restart", "slow", "leave"):
         if getattr(phase, key) is not None and not isinstance(phase, Closed | Open):
             raise ScenarioError(f"{at}.{key}: only phases of load 'closed' or 'open' take it")
+    if phase.retry is not None and phase.retry.delay_ms > phase.retry.most_ms:
+        raise ScenarioError(
+            f"{at}.retry: delay_ms = {phase.retry.delay_ms:g} is above most_ms = {phase.retry.most_ms:g}, which no "
+            "wait passes"
+        )
     if phase.restart is not None and isinstance(phase, Closed | Open) and phase.slices > 1:
         raise ScenarioError(f"{at}.slices = {phase.slices}: a phase with a restart is one slice")
+    duration_s = getattr(phase, "duration_s", None)
+    if phase.restart is not None and duration_s is not None and phase.restart.after_s >= duration_s:
+        raise ScenarioError(
+            f"{at}.restart.after_s = {phase.restart.after_s:g}: expected less than the phase's duration_s = "
+            f"{duration_s:g}, so that streams are under way"
+        )
     for other_name, other in scenario.phases.items():
         resumes = [one.retry is not None and one.retry.resume for one in (phase, other)]
         if other.profile == phase.profile and (other.fault != phase.fault or resumes[0] != resumes[1]):
@@ -190,7 +212,8 @@ def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
     if phase.fault is None:
         return
     if phase.fault not in scenario.faults:
-        raise ScenarioError(f"{at}.fault: {phase.fault!r} is no fault here; {_choices(phase.fault, scenario.faults)}")
+        known = _choices(phase.fault, scenario.faults) if scenario.faults else f"give a table [faults.{phase.fault}]"
+        raise ScenarioError(f"{at}.fault: {phase.fault!r} is no fault here; {known}")
     kind = scenario.faults[phase.fault].kind
     for arm_name, arm in scenario.arms.items():
         if kind in BROKEN and arm.stack != "faulty":
@@ -198,6 +221,17 @@ def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
                 f"{at}.fault: {kind!r} needs stack 'faulty' on every arm, and {arm_name!r} has {arm.stack!r}: no "
                 "library sends such bytes"
             )
+    spoken = {arm.protocol for arm in scenario.arms.values()}
+    if not spoken & set(APPLIES[kind]):
+        raise ScenarioError(
+            f"{at}.fault: {kind!r} only happens over {' and '.join(APPLIES[kind])}, which no arm speaks; take another "
+            "kind, or add such an arm"
+        )
+    if kind in HANDSHAKE and any(other.fault != phase.fault for other in scenario.phases.values()):
+        raise ScenarioError(
+            f"{at}.fault: {kind!r} meets every WebSocket handshake of the server, in every phase; give the same fault "
+            "to all phases, or this one a scenario of its own"
+        )
 
 
 def _check_verdict(scenario: Scenario, where: str) -> None:
