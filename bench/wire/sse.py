@@ -12,7 +12,8 @@ from bench.wire.chat_completions import PATH, Reply, no_reply
 from bench.wire.events import MAX_MESSAGE, Accepted, Closed, Content, Event, Idle, Outcome, Sizes, Trouble
 from bench.wire.eventstream import EventStream
 from bench.wire.http1 import SWITCHING, HTTPReply, header_lines
-from bench.wire.shortcut import ChunkShape, EventShape, NumberedShape
+from bench.wire.numbered import NumberedShape
+from bench.wire.shortcut import ChunkShape, EventShape
 
 
 class SSEWire:
