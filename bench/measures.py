@@ -88,7 +88,8 @@ MEASURES: dict[str, Measure] = {
         ),
         Measure(
             "tls", "TLS handshake", "ms", "part", "stream", ("p50",), "difference",
-            "the server's part of the handshake read less TCP connected; cold streams over TLS only",
+            "TCP connected to the first write under TLS, so with what checking the certificate takes; cold streams over "
+            "TLS only",
         ),
         Measure(
             "upgrade", "Upgrade", "ms", "part", "stream", ("p50",), "none",

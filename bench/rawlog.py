@@ -46,7 +46,7 @@ class StreamRecord(msgspec.Struct):
     """The clock's start: connect() when cold, the request's write when warm."""
     connected_ns: int = 0
     secured_ns: int = 0
-    """The TLS handshake was done."""
+    """The TLS handshake was done, on both sides: the first write under TLS."""
     tls_resumed: bool = False
     ready_ns: int = 0
     requested_ns: int = 0

@@ -59,6 +59,7 @@ class Session:
         "_log",
         "_over",
         "_record",
+        "_secured",
         "_segments_before",
         "_stamps",
         "_texts",
@@ -87,6 +88,8 @@ class Session:
         self._body = b""
         self._last_event_id = ""
         self._asking = False
+        self._secured = False
+        """The handshake's last read is over, and what it asks of this side is not yet."""
         self._texts: list[bytes] = []
         self._stamps = array("q")
         self._counts = array("I")
@@ -128,7 +131,15 @@ class Session:
     def sending(self, now_ns: int) -> None:
         """`out` is about to be written: the clock of a warm stream starts here. Clears nothing; take `out` yourself."""
         record = self._record
-        if record is None or not self._asking:
+        if record is None:
+            return
+        if self._secured:
+            # Not when the read came: checking the certificate comes after it, and is the handshake's.
+            self._secured = False
+            record.secured_ns = now_ns
+            if self._asking:
+                record.ready_ns = now_ns
+        if not self._asking:
             return
         self._asking = False
         record.requested_ns = now_ns
@@ -283,7 +294,7 @@ class Session:
         match event:
             case Secured():
                 if record is not None:
-                    record.secured_ns = now_ns
+                    self._secured = True
                     record.tls_resumed = event.resumed
                 self._expect(now_ns, self._timeouts.head_s, "head")
                 if self._wire.ready:

@@ -236,6 +236,7 @@ class _Reduction:
             over_capacity=behind(self.behind, arms),
             command=list(info.get("command", ("run",))),
             floors=dict(info.get("floors", {})),
+            network=_network(trials),
             ceilings=_ceilings(run),
             openings=self.openings.found(),
             recoveries=self.recoveries.found(),
@@ -244,6 +245,12 @@ class _Reduction:
             holdings=self.holdings.found(),
             index={(v.phase, v.arm, v.temperature, v.users, v.measure, v.statistic): v for v in values},
         )
+
+
+def _network(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What lay between in all trials of a run, without what went through it in one of them."""
+    between: dict[str, Any] = next((t.facts["network"] for t in trials if t.facts.get("network")), {})
+    return {key: between[key] for key in ("name", "kind", "network") if key in between}
 
 
 def _ceilings(run: Run) -> list[Ceiling]:

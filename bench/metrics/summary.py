@@ -139,7 +139,10 @@ class WireBytes(msgspec.Struct, frozen=True):
     phase: Annotated[str, Meta(description="Phase")]
     arm: Annotated[str, Meta(description="Arm")]
     temperature: Annotated[Literal["cold", "warm"], Meta(description="Fresh or kept connections")]
-    head: Annotated[float, Meta(description="HTTP heads, with the 101", extra_json_schema={"unit": "B per token"})]
+    head: Annotated[
+        float,
+        Meta(description="HTTP heads with the 101, and the TLS handshake", extra_json_schema={"unit": "B per token"}),
+    ]
     framing: Annotated[
         float | None,
         Meta(description="SSE fields and HTTP chunks, or frame headers", extra_json_schema={"unit": "B per token"}),
@@ -359,6 +362,13 @@ class Results(msgspec.Struct, kw_only=True):
             description="By primary measure, the smallest effect that this machine's noise leaves room for, as a run "
             "of an arm against itself showed; empty where there was none",
             extra_json_schema={"unit": "as in `unit` of the comparison, or a share"},
+        ),
+    ] = {}
+    network: Annotated[
+        dict[str, Any],
+        Meta(
+            description="What lay between driver and servers: `name`, `kind` (none: loopback, packets, or modelled on "
+            "streams), and `network` with its settings; empty where the records do not say"
         ),
     ] = {}
     ceilings: Annotated[list[Ceiling], Meta(description="The roofline: a server without a library")] = []

@@ -31,9 +31,20 @@ def what_was_run(summary: Summary) -> str:
     blocks = count(summary.blocks_planned, "block")
     return (
         f"Scenario {summary.scenario}, mode {summary.mode} ({_MODES.get(summary.mode, summary.mode)}): {arms}, "
-        f"all over HTTP/1.1, {encryption(summary)}; {trials} in {blocks} of random order; "
+        f"all over HTTP/1.1, {encryption(summary)}, {network(summary)}; {trials} in {blocks} of random order; "
         f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores; {_date(summary.created)}."
     )
+
+
+def network(summary: Summary) -> str:
+    """What lay between driver and servers: `on loopback`, or the network by name, and how it was made."""
+    kind, name = summary.network.get("kind", "none"), summary.network.get("name", "loopback")
+    if kind == "none":
+        return "on loopback"
+    settings = summary.network.get("network", {})
+    delay = f" ({settings['rtt_ms']:g} ms round trip)" if "rtt_ms" in settings else ""
+    how = "delayed packet by packet" if kind == "packets" else "NETWORK MODELLED ON STREAMS, NOT PACKETS"
+    return f"over network {name}{delay}, {how}"
 
 
 def encryption(summary: Summary) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.metrics import Summary
-from bench.report.describe import encryption, setting
+from bench.report.describe import encryption, network, setting
 from bench.report.estimates import factor_of, unit_of
 from bench.report.numbers import count, listed, number
 
@@ -35,7 +35,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
             "Order",
             f"{count(summary.blocks_planned, 'block')}, in each all arms side by side, taking turns in random order",
         ),
-        ("Transport", f"HTTP/1.1 and WebSocket over TCP, {encryption(summary)}"),
+        ("Transport", f"HTTP/1.1 and WebSocket over TCP, {encryption(summary)}, {network(summary)}"),
         ("Clock", "CLOCK_MONOTONIC of one machine for driver and server; one stamp per socket read, before parsing"),
     ]
     if _floors(summary):

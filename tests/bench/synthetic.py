@@ -94,6 +94,8 @@ class Synthetic:
     """The p99 gap excess of each step; None where a step has no gaps."""
     compressed: tuple[str, ...] = ()
     """Arms whose messages were compressed to `DEFLATED` bytes, framing included."""
+    network: dict[str, Any] | None = None
+    """What trials say lay between; None: nothing."""
     tls: tuple[str, ...] | None = None
     """Arms that speak TLS; None: files from before there was TLS, without the columns that came with it."""
     resumed: tuple[str, ...] = ()
@@ -174,7 +176,7 @@ def _write_trial(path: Path, what: Synthetic, rng: Any, arm: str, place: tuple[i
         },
         "driver": {"versions": {"python": "3.11.9", "uvloop": "0.22.1"}, "loop": "uvloop", "gc": "frozen"},
         "phases": phases, "schedule_mismatches": what.mismatches,
-    }  # fmt: skip
+    } | ({} if what.network is None else {"network": what.network})  # fmt: skip
     table = pa.Table.from_pylist(rows)
     if what.tls is not None:
         table = table.set_column(

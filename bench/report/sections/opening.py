@@ -30,8 +30,7 @@ def make(summary: Summary) -> Section | None:
         "What a connection costs",
         "From the clock's start to the first token, step by step. Cold streams opened their connection, and their "
         "clock starts at connect(); warm ones were on a kept one, and theirs starts at the request's write. A TLS "
-        "handshake lasts until the server's part of it was read: checking that, before anything else is written, is in "
-        "the step that follows, so what TLS adds is told of all steps up to the request. The head of SSE's reply is "
+        "handshake lasts until the first write under it, with all that the client computes before. The head of SSE's reply is "
         "counted from the request. Bytes are what client and server put on the connection, TLS as its records, TCP and "
         "IP left out. What is said here describes; what is sure, the verdicts say.",
         [_finding(summary, phase, shown[phase.name]) for phase in phases],
