@@ -43,6 +43,7 @@ SHORT = Timeouts(connect_s=20, head_s=20, first_s=0.5, gap_s=0.5, total_s=60)
 """For faults that only a time-out ends; every stream of such a case has it."""
 FOREVER_S = 3600.0
 HANGS_S = 60.0
+"""After so long a case hangs, on the slowest machine."""
 MEETS = 100
 """The ordinal of a stream that meets a fault."""
 GROWTH = 32 * MIB
