@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench.metrics import Comparison, Conclusions, Summary, Verdict
-from bench.report import causes
+from bench.report import causes, describe
 from bench.report.estimates import (
     about,
     against,
@@ -71,10 +71,11 @@ def verdicts(summary: Summary) -> list[Told]:
 
 
 def conditions(summary: Summary) -> str:
-    """What the verdicts hold for, in a line: mode, HTTP version and libraries."""
+    """What the verdicts hold for, in a line: mode, HTTP version, TLS, network and libraries."""
     versions = {a.stack: a.server_versions.get(a.stack, "") for a in summary.arms if a.trials}
     libraries = [f"{stack} {version}".strip() for stack, version in versions.items()]
-    return ", ".join([f"mode {summary.mode}", "HTTP/1.1", *libraries])
+    path = f"HTTP/1.1 {describe.encryption(summary)}"
+    return ", ".join([f"mode {summary.mode}", path, describe.network(summary), *libraries])
 
 
 def _too_few(conclusions: Conclusions, blocks: int) -> str:

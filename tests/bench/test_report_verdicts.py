@@ -176,7 +176,7 @@ def test_without_primary_measures_there_is_no_verdict_and_no_table(summary: Summ
 
 def test_what_a_verdict_holds_for_is_one_line_of_every_output(summary: Summary) -> None:
     summary.conclusions = concluded(FIRST)
-    assert conditions(summary) == "mode equal, HTTP/1.1, aiohttp 3.14.1, websockets 16.0"
+    assert conditions(summary) == "mode equal, HTTP/1.1 without TLS, on loopback, aiohttp 3.14.1, websockets 16.0"
     assert all(conditions(summary) in text for text in outputs(summary).values())
 
 
