@@ -20,6 +20,7 @@ import msgspec
 from bench import machine
 from bench.drivers.plan import Said
 from bench.files import write_whole
+from bench.network import between
 from bench.precision import Precision, Width
 from bench.record import FORMAT, ROOFLINE, RUN_FILE, TRIALS, RecordError, Trial, read_run
 from bench.scenario import Arm, Scenario
@@ -104,6 +105,7 @@ def run(
         "machine": machine.describe(),
         "versions": {name: version(name) for name in VERSIONS_OF},
         "pinning": None,
+        "network": _network(scenario),
     }
     with _held(folder):
         return _Course(scenario, info, folder, watcher).go_on()
@@ -126,10 +128,19 @@ def resume(folder: Path, watched: Callable[[Scenario], AbstractContextManager[Wa
                     f"{folder}: another {what} began this run; its trials cannot be compared with new ones"
                 )
         scenario = msgspec.convert(info["scenario"], Scenario)
+        began, mine = info.get("network"), _network(scenario)
+        if began not in (None, mine):
+            raise RecordError(f"{folder}: began over {began} and would go on over {mine}; start a new run")
         with watched(scenario) as watcher:
             course = _Course(scenario, info, folder, watcher)
             course.take_up(run_.trials)
             return course.go_on()
+
+
+def _network(scenario: Scenario) -> str:
+    """What lies between server and driver: the name of the network, and how it is made."""
+    name = scenario.experiment.networks[0]
+    return f"{name} ({between.kind_of(scenario.network(name), scenario.experiment.network_by)})"
 
 
 @contextmanager

@@ -88,8 +88,8 @@ MEASURES: dict[str, Measure] = {
         ),
         Measure(
             "tls", "TLS handshake", "ms", "part", "stream", ("p50",), "difference",
-            "TCP connected to the first write under TLS, so with what checking the certificate takes; cold streams over "
-            "TLS only",
+            "from TCP connected to the first write under TLS, checking the certificate included; cold streams over TLS "
+            "only",
         ),
         Measure(
             "upgrade", "Upgrade", "ms", "part", "stream", ("p50",), "none",

@@ -194,6 +194,15 @@ def permitted() -> str:
     return ""
 
 
+def kind_of(network: Network, by: By) -> Literal["none", "packets", "modelled"]:
+    """What `between` puts there."""
+    if by == "auto":
+        if is_loopback(network):
+            return "none"
+        by = "proxy" if permitted() else "packets"
+    return "modelled" if by == "proxy" else "packets"
+
+
 @contextlib.contextmanager
 def between(network: Network, by: By, seed: int) -> Iterator[Path]:
     """Put a network between drivers and servers; leaves no process and no interface behind.
@@ -201,18 +210,17 @@ def between(network: Network, by: By, seed: int) -> Iterator[Path]:
     `by` "auto": nothing where the network is plain loopback, else packets where that is permitted, else the proxy; the
     others have a relay for any network. Raises `NetworkError`.
     """
-    if by == "auto":
-        if is_loopback(network):
-            yield Path(network, seed)
-            return
-        by = "proxy" if permitted() else "packets"
+    wanted = kind_of(network, by)
+    if wanted == "none":
+        yield Path(network, seed)
+        return
     if by == "packets" and (why := permitted()):
         raise NetworkError(f"a line for packets is not permitted here: {why}; run as root, or use by = 'proxy'")
-    kind = "packets" if by == "packets" else "streams"
+    relay_of = "packets" if wanted == "packets" else "streams"
     with contextlib.ExitStack() as stack:
-        relay = _Relay(kind, "--network", msgspec.json.encode(network).decode(), "--seed", str(seed))
+        relay = _Relay(relay_of, "--network", msgspec.json.encode(network).decode(), "--seed", str(seed))
         stack.callback(relay.close)
-        yield _Packets(network, seed, relay, stack) if by == "packets" else _Modelled(network, seed, relay)
+        yield _Packets(network, seed, relay, stack) if wanted == "packets" else _Modelled(network, seed, relay)
 
 
 def is_loopback(network: Network) -> bool:
