@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 from serving import Server
 
+from bench.certificate import make
+
 Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust one authority by default: reading the hundred of the system costs an HTTP client 30 ms each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(make(tmp_path_factory.mktemp("authority")).ca_file))
+        yield
 
 
 @pytest.fixture
@@ -33,20 +43,30 @@ SSE_STACKS = ["aiohttp", "roofline"]
 STACKS = ["aiohttp", "websockets", "roofline"]
 
 
-@pytest.fixture(scope="session", params=STACKS)
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start one server of a stack, `python -m servers` itself, for all that need no settings and leave no trace."""
+    servers: dict[str, Server] = {}
+
+    def get(stack: str) -> Server:
+        if stack not in servers:
+            servers[stack] = Server(tmp_path_factory.mktemp(stack), stack, {}, forked=False)
+        return servers[stack]
+
+    yield get
+    assert {stack: server.stop() for stack, server in servers.items()} == dict.fromkeys(servers, (0, "", ""))
+
+
+@pytest.fixture(params=STACKS)
+def shared(request: pytest.FixtureRequest, standing: Start) -> Server:
     """A server of each stack, for tests that need no settings and leave no trace."""
-    server = Server(tmp_path_factory.mktemp(request.param), request.param, {})
-    yield server
-    assert server.stop() == (0, "", "")
+    return standing(request.param)
 
 
-@pytest.fixture(scope="session", params=SSE_STACKS)
-def sse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(params=SSE_STACKS)
+def sse(request: pytest.FixtureRequest, standing: Start) -> Server:
     """A server of each stack that speaks SSE, for tests that need no settings and leave no trace."""
-    server = Server(tmp_path_factory.mktemp("sse"), request.param, {})
-    yield server
-    assert server.stop() == (0, "", "")
+    return standing(request.param)
 
 
 @pytest.fixture(params=STACKS)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
+
 from servers.appendlog import read
 from servers.emission_log import CLOSED, IDENT, OPENED, RECORD
 
@@ -29,16 +31,23 @@ PROFILES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Server:
-    """A running server process."""
+def started(arguments: list[str], forked: bool = True) -> subprocess.Popen[str] | Forked:
+    """Run `python -m servers` with its output in pipes."""
+    if forked:
+        return Forked(arguments)
+    command = [sys.executable, "-m", "servers", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def __init__(self, folder: Path, stack: str, settings: dict[str, Any]) -> None:
+
+class Server:
+    """A running server process: forked, or with an interpreter of its own."""
+
+    def __init__(self, folder: Path, stack: str, settings: dict[str, Any], forked: bool = True) -> None:
         self.stack = stack
         self.log = folder / "emissions.bin"
         config = folder / "server.json"
         config.write_text(json.dumps({"profiles": PROFILES, "log": str(self.log)} | settings))
-        command = [sys.executable, "-m", "servers", stack, "--config", str(config)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = started([stack, "--config", str(config)], forked)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]
