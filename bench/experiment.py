@@ -146,6 +146,8 @@ def _network(scenario: Scenario) -> str:
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Keep a second process out of a run while this one adds to it. Raises `RecordError` when one is at it."""
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: no run here; give a folder that `run` made")
     with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,7 +46,8 @@ class Retrying:
         wait_ms = min(policy.delay_ms * policy.backoff**self._tries, policy.most_ms)
         wait_ms *= 1 - policy.jitter * self._draw()
         self._tries += 1
-        wait_ms = max(wait_ms, 1000 * (retry_after_s or 0.0))
+        # No server may hold a run up for longer than the scenario says.
+        wait_ms = max(wait_ms, min(1000 * (retry_after_s or 0.0), policy.most_ms))
         return Again(int(wait_ms * 1e6), self._last_event_id if policy.resume else "")
 
 

@@ -11,7 +11,7 @@ from servers.generation import Generation
 from servers.payloads.chat_completions import ApiError, ChatRequest
 from servers.trouble import Trouble, refuse
 
-KNOWN = 65536
+KNOWN = 16_384
 """Streams remembered for resuming and for counting attempts; the oldest are forgotten beyond that."""
 
 K = TypeVar("K")

@@ -96,9 +96,10 @@ def read_settings(path: str) -> Settings:
         if key not in kinds:
             raise SettingsError(f"{path}: {key}: no such key, allowed are {', '.join(kinds)}")
         # One value at a time, because the complaint about a whole object does not tell the value or the profile.
-        if key == "profiles" and isinstance(value, dict):
-            for name, profile in value.items():
-                _check(path, f"profiles.{name}", profile, Profile)
+        of = {"profiles": Profile, "faults": Fault}.get(key)
+        if of is not None and isinstance(value, dict):
+            for name, one in value.items():
+                _check(path, f"{key}.{name}", one, of)
         _check(path, key, value, kinds[key])
     return msgspec.convert(raw, Settings)
 

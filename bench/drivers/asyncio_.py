@@ -74,6 +74,8 @@ class Driver:
         """Start nothing more and end what is open as cancelled."""
         self._parent.give_up()
         self._client.stop()
+        self._meter.rest()
+        self._pacer.hurry()
 
     async def _turn(self) -> None:
         """Put everything away, say so, and do nothing until told to go on, so that others can use the cores."""
@@ -84,7 +86,8 @@ class Driver:
         say(Waits())
         if await self._parent.line() == b"":
             self.stop()  # there is no parent to write for
-        self._meter.watch()
+        if not self.stopped:
+            self._meter.watch()
 
 
 def give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from bench.drivers.plan import Done, Hello, PhaseDone, PhaseFacts, Plan, Said, Waits
 from bench.rawlog import STREAMS_FILE, StreamRecord
-from bench.scenario import AnyPhase, Arm, Closed, Open, Scenario, Timeouts
+from bench.scenario import AnyPhase, Arm, Closed, Open, Restart, Retry, Scenario, Timeouts
 from servers.emitter import Constant, Fixed, Profile
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -243,6 +243,46 @@ def test_a_signal_cancels_what_is_open(tmp_path: Path) -> None:
     result = asyncio.run(scenario())
     assert result.code == 130
     assert [(record.outcome, record.detail) for record in result.records] == [("cancelled", "the run was stopped")]
+    assert isinstance(result.said[-1], Done)
+    assert result.said[-1].stopped
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        Closed(profile="p", connections="cold", users=2, turns=2, think_s=3600),
+        Closed(profile="p", connections="cold", users=2, turns=1, retry=Retry(delay_ms=3_600_000, most_ms=3_600_000)),
+        Closed(profile="p", connections="cold", users=2, turns=1, restart=Restart(after_s=3600)),
+        Open(profile="p", connections="cold", rate=0.001, duration_s=86_400, arrivals="constant"),
+    ],
+    ids=["thinks", "retries", "restarts", "arrives"],
+)
+def test_a_stop_waits_for_nobody(tmp_path: Path, phase: AnyPhase) -> None:
+    """Ends by the time-out of `drive`, where it would have gone on for an hour."""
+
+    async def scenario() -> Drive:
+        asked = asyncio.Event()
+        breaks = phase.retry is not None
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request_read(reader)
+            writer.write(HEAD + CHUNK + (b"" if breaks else DONE))
+            asked.set()
+            if not breaks:
+                await reader.read()
+            writer.close()
+
+        async def stop(process: asyncio.subprocess.Process) -> None:
+            await asked.wait()
+            process.terminate()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        async with server:
+            made = plan(tmp_path, server.sockets[0].getsockname()[1], phase, timeouts=Timeouts())
+            return await drive(made, stop)
+
+    result = asyncio.run(scenario())
+    assert result.code == 130
     assert isinstance(result.said[-1], Done)
     assert result.said[-1].stopped
 

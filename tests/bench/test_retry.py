@@ -76,8 +76,9 @@ def test_jitter_shortens_and_is_the_same_for_a_seed() -> None:
 
 
 def test_a_longer_retry_after_is_waited_for() -> None:
-    retrying = Retrying(Retry(delay_ms=100, backoff=1, most_ms=200), 1)
+    retrying = Retrying(Retry(delay_ms=100, backoff=1, most_ms=5000), 1)
     assert retrying.after(ended("http_error", "http_429"), "", 3.0) == Again(3000 * MS, "")
+    assert retrying.after(ended("http_error", "http_429"), "", 1e9) == Again(5000 * MS, "")
     assert retrying.after(ended("http_error", "http_429"), "", 0.01) == Again(100 * MS, "")
 
 
