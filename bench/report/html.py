@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -11,18 +12,22 @@ from markupsafe import Markup, escape
 
 from bench.metrics import FEWEST_BEYOND, MEASURES, Summary
 from bench.report import describe, instrument
-from bench.report.charts import Chart, inline
+from bench.report.charts import Chart
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.findings import figures, findings
-from bench.report.sections import sections
+from bench.report.sections import Section
 from bench.report.style import TONES, variable_of
 from bench.report.tables import CEILING, phase_tables
 from bench.report.validity import invalid, rules_grid, voids_grid
 from bench.report.verdicts import CHIPS, conditions, verdicts
 
 
-def render(summary: Summary, charts: list[Chart]) -> str:
-    """The page, with each chart below its phase."""
+def render(summary: Summary, charts: Sequence[Chart], told: Sequence[Section], pictures: Mapping[str, str]) -> str:
+    """The page, with each chart below its phase and those of sections in these: `pictures` has the SVG of all."""
+
+    def pictured(some: Iterable[Chart]) -> list[tuple[Chart, Markup]]:
+        return [(chart, Markup(pictures[chart.name])) for chart in some]
+
     environment = Environment(
         loader=PackageLoader("bench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -37,7 +42,7 @@ def render(summary: Summary, charts: list[Chart]) -> str:
             "findings": figures(summary, phase),
             "tables": phase_tables(summary, phase),
             "explored": explored(summary, phase),
-            "charts": _drawn(charts, phase.name),
+            "charts": pictured(c for c in charts if c.phase == phase.name),
         }
         for phase in summary.phases
     ]
@@ -53,12 +58,12 @@ def render(summary: Summary, charts: list[Chart]) -> str:
         decided=decided,
         contrasts=[(name, list(rows)) for name, rows in groupby(decided.rows, itemgetter(1))] if decided else [],
         chip_of={word: name for name, word in CHIPS.items()},
-        run_charts=_drawn(charts, ""),
+        run_charts=pictured(c for c in charts if not c.phase),
         counters=counter_grid(summary),
         trust=[grid for grid in (voids_grid(summary), rules_grid(summary)) if grid],
         ceiling=CEILING if summary.ceilings else "",
         phases=phases,
-        sections=[(section, [(c, Markup(inline(c))) for c in section.charts]) for section in sections(summary)],
+        sections=[(section, pictured(section.charts)) for section in told],
         variables=[variable_of(n, names) for n in names],
         measures=used,
         fewest=FEWEST_BEYOND,
@@ -68,10 +73,6 @@ def render(summary: Summary, charts: list[Chart]) -> str:
         checks=instrument.checks(summary),
         command=describe.command(summary),
     )
-
-
-def _drawn(charts: list[Chart], phase: str) -> list[tuple[Chart, Markup]]:
-    return [(c, Markup(inline(c))) for c in charts if c.phase == phase]
 
 
 def _unbroken(text: str) -> Markup:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.metrics import Summary
 from bench.report import describe
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.finding import Grid
 from bench.report.findings import Finding, figures, findings
-from bench.report.sections import sections
+from bench.report.sections import Section
 from bench.report.tables import Table, phase_tables
 from bench.report.validity import invalid, rules_grid, voids_grid
 from bench.report.verdicts import conditions, verdicts
 
 
-def render(summary: Summary) -> str:
+def render(summary: Summary, told: Sequence[Section]) -> str:
     """The report without its charts, as GitHub-flavoured Markdown."""
     alarm = invalid(summary)
     lines = [f"**{_escaped(alarm)}**", ""] if alarm else []
     lines += [f"## {_escaped(summary.title)}", "", _escaped(describe.what_was_run(summary)), ""]
-    told = verdicts(summary)
-    for verdict in told:
+    given = verdicts(summary)
+    for verdict in given:
         lead = f" {_escaped(verdict.lead)}:" if verdict.lead else ""
         lines.append(f"- **[{verdict.chip}]**{lead} {_escaped(verdict.text)}")
-    if told:
+    if given:
         lines += ["", _escaped(f"Verdicts are for {conditions(summary)}."), ""]
     lines += [*map(_finding, findings(summary)), ""]
     for grid in (verdict_grid(summary), counter_grid(summary)):
@@ -38,7 +40,7 @@ def render(summary: Summary) -> str:
             lines += ["<details><summary>Exploratory comparisons</summary>", "", *_grid(grid), "</details>", ""]
         if not phase.trials:
             lines += ["No finished trial holds this phase.", ""]
-    for section in sections(summary):
+    for section in told:
         lines += [f"### {_escaped(section.title)}", "", _escaped(section.note), ""]
         lines += [*map(_finding, section.findings), ""]
         for grid in section.grids:

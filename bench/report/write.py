@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.files import write_whole
 from bench.metrics import Summary
 from bench.report import html, json_, markdown
-from bench.report.charts import charts_of, standalone
+from bench.report.charts import charts_of, drawn
 from bench.report.sections import sections
 
 
@@ -16,19 +16,20 @@ def write_all(summary: Summary, folder: Path) -> dict[str, Path]:
 
     Charts of an earlier report that this one no longer has are removed: the folder shows one state of the records.
     """
-    charts = charts_of(summary)
-    every = [*charts, *(chart for section in sections(summary) for chart in section.charts)]
-    drawn = folder / "charts"
-    drawn.mkdir(exist_ok=True)
+    charts, told = charts_of(summary), sections(summary)
+    pictures = {c.name: drawn(c) for c in [*charts, *(chart for section in told for chart in section.charts)]}
+    place = folder / "charts"
+    place.mkdir(exist_ok=True)
+    page = html.render(summary, charts, told, {name: picture.inline for name, picture in pictures.items()})
     written = {
         "json": write_whole(folder / "summary.json", json_.render(summary)),
-        "markdown": write_whole(folder / "summary.md", markdown.render(summary)),
-        "html": write_whole(folder / "report.html", html.render(summary, charts)),
+        "markdown": write_whole(folder / "summary.md", markdown.render(summary, told)),
+        "html": write_whole(folder / "report.html", page),
     }
-    for chart in every:
-        for kind, picture in zip(("svg", "png"), standalone(chart), strict=True):
-            written[f"charts/{chart.name}.{kind}"] = write_whole(drawn / f"{chart.name}.{kind}", picture)
-    for stale in drawn.glob("*.[sp][vn]g"):
+    for name, picture in pictures.items():
+        written[f"charts/{name}.svg"] = write_whole(place / f"{name}.svg", picture.svg)
+        written[f"charts/{name}.png"] = write_whole(place / f"{name}.png", picture.png)
+    for stale in place.glob("*.[sp][vn]g"):
         if stale not in written.values():
             stale.unlink()
     return written

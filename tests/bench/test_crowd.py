@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import ARMS, Synthetic, write_run
 
@@ -17,8 +18,8 @@ from bench.metrics import Summary, summarize
 from bench.metrics.crowd import Holdings, line
 from bench.metrics.seen import Seen
 from bench.record import METADATA_KEY, read_run
-from bench.report import describe, html, markdown
-from bench.report.charts import phase_charts, standalone
+from bench.report import describe
+from bench.report.charts import drawn
 from bench.report.findings import findings
 from bench.report.sections import crowd
 from bench.report.terminal import print_summary
@@ -152,12 +153,12 @@ def test_the_section_is_in_every_output(summary: Summary) -> None:
     assert len(section.grids[1].rows) == len(ARMS) * len(SIZES)
     assert len(section.charts) == 2
     for chart in section.charts:
-        drawing, picture = standalone(chart)
+        drawing, picture, _ = drawn(chart)
         assert drawing.startswith(b"<?xml") or b"<svg" in drawing
         assert picture.startswith(b"\x89PNG")
-    page = html.render(summary, [c for phase in summary.phases for c in phase_charts(summary, phase)])
+    page = rendered.page(summary)
     assert "What open streams cost" in page
-    assert "### What open streams cost" in markdown.render(summary)
+    assert "### What open streams cost" in rendered.text(summary)
     out = io.StringIO()
     print_summary(summary, Console(file=out, width=80))
     assert "An open stream costs 14.0 KiB" in " ".join(out.getvalue().split())

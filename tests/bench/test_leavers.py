@@ -10,13 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import PHASES, Synthetic, write_run
 
 from bench.metrics import Summary, summarize
 from bench.metrics.leaving import lost_by_leavers
 from bench.record import read_run
-from bench.report import html, markdown
+from bench.report.charts import drawn
 from bench.report.findings import findings
 from bench.report.sections import leaving
 from bench.report.terminal import print_summary
@@ -133,7 +134,8 @@ def test_the_section_is_in_every_output(closed: Summary) -> None:
     assert "10 clients left by closing. The server stopped after 3.00 ms" in section.findings[0].text
     assert "Made for nobody: 20 tokens (2.00 for each client, at most 2)." in section.findings[0].text
     assert [chart.name for chart in section.charts] == ["cold-stop"]
-    page, text = html.render(closed, []), markdown.render(closed)
+    assert drawn(section.charts[0]).png.startswith(b"\x89PNG")
+    page, text = rendered.page(closed), rendered.text(closed)
     assert "Clients that leave" in page
     assert "How soon does the server stop when a client leaves?" in page
     assert "### Clients that leave" in text

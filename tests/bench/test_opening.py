@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import (
     ARMS,
@@ -28,8 +29,8 @@ from bench.metrics import Summary, chunks_of, streams_of, summarize
 from bench.metrics.opening import Bytes, Opening
 from bench.metrics.trial import PARTS, STEPS, excess_of
 from bench.record import read_run, read_trial
-from bench.report import describe, html, instrument, markdown
-from bench.report.charts import inline
+from bench.report import describe, instrument
+from bench.report.charts import drawn
 from bench.report.sections import opening
 from bench.report.terminal import print_summary
 
@@ -201,14 +202,14 @@ def test_a_bar_per_arm_cold_and_warm(both: Summary) -> None:
         "WebSocket on aiohttp, cold, TLS fresh 3.04 ms; WebSocket on aiohttp, warm 0.79 ms; "
         "WebSocket on websockets, cold, TLS fresh 2.94 ms; WebSocket on websockets, warm 0.69 ms."
     ), "sums of what is printed"
-    drawing = inline(chart)
+    drawing = drawn(chart).inline
     for name in ("TCP connect", "TLS handshake", "upgrade", "delivery"):
         assert f">{name}<" in drawing
     assert "#9c86b5" not in drawing, "every colour is a variable"
 
 
 def test_the_section_is_in_every_output(both: Summary) -> None:
-    page, text, out = html.render(both, []), markdown.render(both), io.StringIO()
+    page, text, out = rendered.page(both), rendered.text(both), io.StringIO()
     print_summary(both, Console(file=out, width=80))
     assert "What a connection costs" in page
     assert "### What a connection costs" in text

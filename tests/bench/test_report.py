@@ -16,12 +16,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import ARMS, PHASES, Synthetic, write_run
 
 from bench.metrics import Summary, Unfinished, summarize
 from bench.record import read_run
-from bench.report import build, describe, json_, markdown
+from bench.report import build, describe, json_
 from bench.report.findings import figures, findings
 from bench.report.numbers import number, spread
 from bench.report.style import looks
@@ -191,7 +192,7 @@ def test_a_delay_before_the_first_token_is_told_though_gaps_have_none(tmp_path: 
     info = json.loads((folder / "run.json").read_text())
     info["scenario"]["profiles"]["instant"]["first"]["ms"] = 80.0
     (folder / "run.json").write_text(json.dumps(info))
-    text = markdown.render(summarize(read_run(folder)))
+    text = rendered.text(summarize(read_run(folder)))
     assert "first token due after 80 ms each; gaps none" in text
     assert "without pacing" not in text
 
@@ -230,7 +231,7 @@ def test_capacity_says_what_it_is_not(tmp_path: Path, steps_ms: tuple[float | No
     file = io.StringIO()
     print_summary(summary, Console(file=file, width=80))
     assert said in file.getvalue()
-    tables, found = markdown.render(summary), [f.text for f in figures(summary, summary.phases[0])]
+    tables, found = rendered.text(summary), [f.text for f in figures(summary, summary.phases[0])]
     assert f"| {said}" in tables
     assert any(said in text for text in found)
 
@@ -252,7 +253,7 @@ def test_no_width_of_a_terminal_cuts_a_figure(tmp_path: Path, width: int) -> Non
 
 
 def test_markdown_tables_have_a_cell_per_arm(tmp_path: Path) -> None:
-    text = markdown.render(summary_of(tmp_path / "run", Synthetic(blocks=1, phases=("warm", "ladder"))))
+    text = rendered.text(summary_of(tmp_path / "run", Synthetic(blocks=1, phases=("warm", "ladder"))))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows
     assert {line.count("|") for line in rows} == {len(ARMS) + 2}

@@ -15,7 +15,7 @@ from bench.metrics import KINDS, Account, Summary, summarize
 from bench.metrics.over_trials import OverTrials
 from bench.metrics.recovery import Recovery
 from bench.record import read_run
-from bench.report.charts import inline, standalone
+from bench.report.charts import drawn
 from bench.report.findings import findings
 from bench.report.sections import recovery
 from bench.report.sections.section import Section
@@ -106,10 +106,10 @@ def test_charts_can_be_drawn(plain: Summary) -> None:
     charts = section(told(plain, recovered("sse-aiohttp"), never)).charts
     assert [chart.name for chart in charts] == ["warm-recovery", "warm-survival"]
     for chart in charts:
-        svg, png = standalone(chart)
+        svg, png, inline = drawn(chart)
         assert svg.startswith(b"<?xml")
         assert png.startswith(b"\x89PNG")
-        assert "var(--arm0)" in inline(chart)
+        assert "var(--arm0)" in inline
     unknown = recovered("sse-aiohttp", survival_ms=[], survival=[], curves_ms={}, p50_ms={}, waited_p50_ms=None)
     assert section(told(plain, unknown)).charts == []
 

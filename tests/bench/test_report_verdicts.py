@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import Synthetic, write_run
 
@@ -27,8 +28,8 @@ from bench.metrics import (
     summarize,
 )
 from bench.record import read_run
-from bench.report import build, html, json_, markdown
-from bench.report.charts import charts_of, forest, inline
+from bench.report import build, json_
+from bench.report.charts import charts_of, drawn, forest
 from bench.report.comparisons import counter_grid, explored, verdict_grid
 from bench.report.findings import findings
 from bench.report.instrument import facts
@@ -86,10 +87,10 @@ def on_terminal(summary: Summary, width: int = 80, *, colour: bool = False) -> s
 
 def outputs(summary: Summary) -> dict[str, str]:
     """Each output as its reader sees it, without markup, escapes or line breaks."""
-    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", html.render(summary, []), flags=re.DOTALL)
+    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", rendered.page(summary), flags=re.DOTALL)
     texts = {
         "html": re.sub(r"<[^>]+>", "", page).replace("&lt;", "<"),
-        "markdown": markdown.render(summary).replace("\\", ""),
+        "markdown": rendered.text(summary).replace("\\", ""),
         "terminal": on_terminal(summary),
     }
     return {name: " ".join(text.split()) for name, text in texts.items()}
@@ -183,7 +184,7 @@ def test_what_a_verdict_holds_for_is_one_line_of_every_output(summary: Summary) 
 def test_verdicts_come_first_and_their_labels_are_text(summary: Summary) -> None:
     kinds = [compared(verdict=v, contrast=v) for v in ("faster", "slower", "equivalent", "inconclusive")]
     summary.conclusions = concluded(*kinds)
-    page, text = html.render(summary, []), markdown.render(summary)
+    page, text = rendered.page(summary), rendered.text(summary)
     for kind in kinds:
         assert f'<span class="chip {kind.verdict}">{kind.verdict}</span>' in page
         assert f"- **[{kind.verdict}]** Phase cold" in text
@@ -231,14 +232,14 @@ def test_exploratory_measures_have_intervals_and_no_verdict(summary: Summary) ->
     assert cold.rows == [["First token excess (p99), advisory", "+0.32 ms (0.20 to 0.40)"]]
     assert unpaced.rows == [["Server CPU per token", "\u221212 % (\u221215 to \u22128)"]]
     assert "no verdict" in cold.caption
-    page = html.render(summary, [])
+    page = rendered.page(summary)
     assert page.index("<details>") < page.index("First token excess (p99), advisory") < page.index("</details>")
 
 
 def test_the_forest_shows_a_panel_per_measure_and_reads_aloud(summary: Summary) -> None:
     summary.conclusions = concluded(FIRST, compared(verdict="faster", **(CPU | LESS)))
     (chart,) = [c for c in charts_of(summary) if not c.phase]
-    drawing = inline(chart)
+    drawing = drawn(chart).inline
     for text in (
         "Phase cold, first token excess (median)",
         "WebSocket on aiohttp: slower →",
@@ -250,7 +251,7 @@ def test_the_forest_shows_a_panel_per_measure_and_reads_aloud(summary: Summary) 
     summary.state = "invalid"
     (chart,) = forest.make(summary)
     assert "slower." not in chart.alt
-    assert ">slower<" not in inline(chart)
+    assert ">slower<" not in drawn(chart).inline
 
 
 def test_bytes_on_the_wire_are_exact_and_need_no_interval(summary: Summary) -> None:
@@ -304,7 +305,7 @@ def test_an_invalid_run_opens_with_that_and_gives_no_verdict(summary: Summary) -
         assert "is slower than" not in text, name
         assert "[slower]" not in text, name
         assert "The reason of one more is under" in text, name
-    assert 'class="chip' not in html.render(summary, [])
+    assert 'class="chip' not in rendered.page(summary)
     grid = verdict_grid(summary)
     assert grid
     assert grid.rows[0][-1] == "not given"
@@ -329,7 +330,7 @@ def test_voided_blocks_that_ran_again_are_told_without_alarm(summary: Summary) -
     (rule,) = rules.rows
     assert rule[:4] == ["Driver waiting for its core", "cold", "0.210 %", "0.1 %"]
     assert rule[4:] == ["WebSocket on aiohttp, block 3", "beyond it in 4 trials"]
-    page = html.render(summary, [])
+    page = rendered.page(summary)
     assert "<code>tokenwire doctor</code>" in page
     assert page.index("Can the instrument be trusted?</h3>") < page.index("Driver waiting for its core")
 
@@ -371,7 +372,7 @@ def test_ceilings_stand_below_the_figures_they_limit(summary: Summary) -> None:
     rows = {row.title: [cell.middle for cell in row.cells] for section in table.sections for row in section.rows}
     assert rows["Tokens per second, beside the ceiling"][:2] == ["", "50 % of the ceiling"]
     assert rows["Server CPU per token, beside the ceiling"][:2] == ["", "3.0× the ceiling’s"]
-    assert "reached on this machine" in html.render(summary, [])
+    assert "reached on this machine" in rendered.page(summary)
 
 
 def test_a_run_with_verdicts_is_built_whole(tmp_path: Path) -> None:

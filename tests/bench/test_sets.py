@@ -29,7 +29,7 @@ from bench.metrics import Summary, Unfinished, summarize
 from bench.netset import NetSet, read_set, state_of, worst, write_set
 from bench.record import RecordError, read_run
 from bench.report import overview
-from bench.report.charts import distance, inline
+from bench.report.charts import distance, drawn
 from bench.report.overview import data, words
 from bench.report.overview.slope import fitted
 from bench.report.overview.terminal import print_overview
@@ -218,7 +218,7 @@ def test_invalid_and_failed_networks_say_so_and_are_in_no_slope(four: Path, tmp_
     (chart,) = distance.make(found)
     assert "wifi, 9 ms: +8.9 ms" in chart.alt
     assert ", invalid." in chart.alt
-    assert inline(chart).startswith("<svg")
+    assert drawn(chart).inline.startswith("<svg")
     said = " ".join(shown(found).split())
     assert "wifi: invalid: too many blocks were void" in said
     assert "4g: failed after 8 blocks: the driver fell asleep." in said
@@ -234,7 +234,7 @@ def test_few_blocks_give_no_verdict_and_no_report_gives_one_line(scenario_file: 
         shown(found).split()
     )
     assert found.effects[0].slope is None
-    assert inline(distance.make(found)[0]).startswith("<svg")
+    assert drawn(distance.make(found)[0]).inline.startswith("<svg")
     for name in ("loopback", "4g"):
         shutil.rmtree(folder / name)
     shutil.rmtree(folder / "wifi" / "trials")

@@ -11,13 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rendered
 from rich.console import Console
 from synthetic import ARMS, DELIVERY_MS, LATE_MS, PHASES, Synthetic, write_run
 
 from bench.metrics import Summary, summarize
 from bench.metrics.slow import SlowReaders
 from bench.record import METADATA_KEY, read_run
-from bench.report import html, markdown
+from bench.report.charts import drawn
 from bench.report.sections import slow
 from bench.report.terminal import print_summary
 
@@ -148,9 +149,10 @@ def test_the_section_is_in_every_output(summary: Summary) -> None:
     assert "The server waited for slow clients: their last token was written 2\u202f000 ms after it was due" in text
     assert f"All {STREAMS} slow streams and {STREAMS} prompt ones are complete." in text
     assert [chart.name for chart in section.charts] == ["warm-slow-readers"]
-    page = html.render(summary, [])
+    assert drawn(section.charts[0]).png.startswith(b"\x89PNG")
+    page = rendered.page(summary)
     assert "What do slow readers change?" in page
-    assert "### Clients that read slowly" in markdown.render(summary)
+    assert "### Clients that read slowly" in rendered.text(summary)
     out = io.StringIO()
     print_summary(summary, Console(file=out, width=80))
     assert "The server waited for slow clients" in " ".join(out.getvalue().split())

@@ -18,8 +18,7 @@ from bench.metrics import Group, Shapes, Summary, chunks_of, streams_of, summari
 from bench.metrics.trial import ALL_STEPS, GAP_STEPS, PARTS, STEPS, breakdowns, excess_of
 from bench.record import read_run, read_trial
 from bench.report.causes import _WORDS, cause, gap_cause
-from bench.report.charts import Chart, waterfall
-from bench.report.charts.canvas import inline
+from bench.report.charts import Chart, drawn, waterfall
 
 SSE, AIOHTTP, WEBSOCKETS = ARMS
 COLD = Group("cold", AIOHTTP, "cold")
@@ -122,7 +121,7 @@ def charts(summary: Summary, **steps: dict[str, float]) -> dict[str, Chart]:
     return {c.name: c for phase in made.phases for c in waterfall.make(made, phase)}
 
 
-def drawn(chart: Chart) -> Figure:
+def figure_of(chart: Chart) -> Figure:
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(4.8, chart.height), layout="constrained")
         chart.draw(figure)
@@ -133,12 +132,12 @@ def drawn(chart: Chart) -> Figure:
 def test_milestones_are_named_where_they_happen(summary: Summary) -> None:
     made = charts(summary)
     assert set(made) == {"cold-waterfall", "warm-waterfall"}
-    cold, warm = (inline(made[name]) for name in ("cold-waterfall", "warm-waterfall"))
+    cold, warm = (drawn(made[name]).inline for name in ("cold-waterfall", "warm-waterfall"))
     assert all(name in cold for name in ("TCP connected", "upgraded", "handler entered", "token due", "received"))
     assert all(name in warm for name in ("request written", "handler entered"))
     assert not any(name in warm for name in ("TCP connected", "upgraded"))
     assert "secured" not in cold, "in the clear"
-    assert "secured" in inline(charts(summary, ws_aiohttp={"part_tls": 1.5})["cold-waterfall"])
+    assert "secured" in drawn(charts(summary, ws_aiohttp={"part_tls": 1.5})["cold-waterfall"]).inline
     alt = made["cold-waterfall"].alt
     assert "SSE on aiohttp 0.250 + " in alt
     assert "WebSocket on aiohttp 0.250 + 0.500 + " in alt
@@ -151,7 +150,7 @@ def test_nothing_leaves_the_picture_and_no_label_hides_another(
 ) -> None:
     tiny = dict.fromkeys(("part_connect", "part_send", "part_takeup", "part_late", "part_delivery"), 0.001)
     parts = {"part_wait": wait, "part_tls": tls, "part_upgrade": upgrade} | tiny
-    figure = drawn(charts(summary, ws_aiohttp=parts)["cold-waterfall"])
+    figure = figure_of(charts(summary, ws_aiohttp=parts)["cold-waterfall"])
     (axes,) = figure.axes
     right = axes.get_xlim()[1]
     boxes = [p for p in axes.patches if isinstance(p, Rectangle)]
@@ -170,7 +169,7 @@ def test_nothing_leaves_the_picture_and_no_label_hides_another(
 def test_a_long_name_makes_room_for_the_figures(summary: Summary) -> None:
     fields = {f: getattr(summary, f) for f in summary.__struct_fields__}
     arms = [msgspec.structs.replace(a, label=f"{a.label} ({a.name}-with-deflate-as-deployed)") for a in summary.arms]
-    (axes,) = drawn(charts(type(summary)(**fields | {"arms": arms}))["cold-waterfall"]).axes
+    (axes,) = figure_of(charts(type(summary)(**fields | {"arms": arms}))["cold-waterfall"]).axes
     names = [t for t in axes.texts if "as-deployed" in t.get_text()]
     assert len(names) == 3 * len(arms)
     for name in names:

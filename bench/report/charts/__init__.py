@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bench.metrics import Phase, Summary
 from bench.report.charts import capacity, costs, ecdf, forest, overtime, spectrum, timeline, waterfall, wire
-from bench.report.charts.canvas import Chart, inline, standalone
+from bench.report.charts.canvas import Chart, Drawn, drawn
 
-__all__ = ["Chart", "charts_of", "inline", "phase_charts", "standalone"]
+__all__ = ["Chart", "Drawn", "charts_of", "drawn", "phase_charts"]
 
 _KINDS = (capacity, ecdf, waterfall, timeline, spectrum, overtime, costs, wire)
 

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from bench.report.style import GRID, INK, MUTED, PAPER, TONES
 
 WIDTH = 4.8
+_CHART = "chart"
+"""Id of the group that holds the chart without its title and caption."""
 _FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -66,56 +68,71 @@ def named(*parts: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(dict.fromkeys(parts))).strip("-").lower()
 
 
-def standalone(chart: Chart) -> tuple[bytes, bytes]:
-    """SVG and PNG (200 pixels to the inch) on white, with title and caption; the SVG's type is text."""
+class Drawn(NamedTuple):
+    """A chart in every form that it is needed in."""
+
+    svg: bytes
+    """On white, with title and caption; its type is text."""
+    png: bytes
+    """The same, 200 pixels to the inch."""
+    inline: str
+    """SVG for a page: no title, no ground, colours as CSS variables, ids of its own, hidden from none."""
+
+
+def drawn(chart: Chart) -> Drawn:
+    """Draw a chart. It is laid out once for all its forms, as that takes as long as drawing it."""
     with mpl.rc_context(_SETTINGS):
         figure = _titled(chart)
-        drawing = _compact(_svg(figure)).encode()
-        figure.set_layout_engine("none")  # it is laid out: the picture need not do it again
-        FigureCanvasAgg(figure)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
-    return drawing, file.getvalue()
+        text, file = io.StringIO(), io.BytesIO()
+        # Canvases are printed themselves: saving the figure would draw it twice for each.
+        printed: Any = FigureCanvasSVG(figure)
+        printed.print_svg(text, metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")
+        figure.dpi = 200
+        printed = FigureCanvasAgg(figure)
+        printed.print_png(file, metadata={"Software": None})
+    svg = _compact(text.getvalue())
+    return Drawn(svg.encode(), file.getvalue(), _inline(chart, svg))
 
 
-def inline(chart: Chart) -> str:
-    """SVG for a page: no title, no ground, colours as CSS variables, ids of its own, hidden from none."""
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(WIDTH, chart.height), layout="constrained", facecolor="none")
-        chart.draw(figure)
-        text = _compact(_svg(figure))
-    text = text[text.index("<svg") :]
+def _inline(chart: Chart, svg: str) -> str:
+    """The chart itself, cut out of its standalone picture, in which it comes last."""
+    text = svg[svg.index("<svg") :]
+    text = text[: text.index('<g id="patch_1">')] + text[text.index(f'<g id="{_CHART}">') :]
     text = re.sub(r'\bid="([^"]+)"', rf'id="{chart.name}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{chart.name}-", text)
     for tone in TONES:
         text = text.replace(tone.light, f"var(--{tone.variable})")
     label = _attribute(f"{chart.title}. {chart.alt}")
-    return re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
-        lambda m: f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{m[1]}" role="img" aria-label="{label}">',
-        text,
-        count=1,
-    )
+    above, height, _ = _heights(chart)
+    box = f"0 {72 * above:g} {72 * WIDTH:g} {72 * height:g}"
+    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" role="img" aria-label="{label}">'
+    return opening + text[text.index(">") + 1 :]
+
+
+def _heights(chart: Chart) -> tuple[float, float, float]:
+    """Of title, chart and caption (inches)."""
+    title, caption = _wrapped(chart)
+    return 0.1 + 0.22 * (title.count("\n") + 1), chart.height, 0.12 + 0.16 * (caption.count("\n") + 1)
+
+
+def _wrapped(chart: Chart) -> tuple[str, str]:
+    return textwrap.fill(chart.title, 50), textwrap.fill(chart.caption, 78)
 
 
 def _titled(chart: Chart) -> Figure:
     """The chart between its title and its caption, each in a part of its own: none can run into a key row."""
-    title, caption = textwrap.fill(chart.title, 50), textwrap.fill(chart.caption, 78)
-    heights = [0.1 + 0.22 * (title.count("\n") + 1), chart.height, 0.12 + 0.16 * (caption.count("\n") + 1)]
+    title, caption = _wrapped(chart)
+    heights = _heights(chart)
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=heights, hspace=0)
     above, middle, below = parts
     above.text(0.02, 0.5, title, ha="left", va="center", fontsize=11.5, fontweight="bold")
     chart.draw(middle)
     below.text(0.02, 0.5, caption, ha="left", va="center", fontsize=8, color=MUTED)
+    middle.set_gid(_CHART)
+    middle.set_zorder(1)
     return figure
-
-
-def _svg(figure: Figure) -> str:
-    FigureCanvasSVG(figure)
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
 
 
 def _compact(text: str) -> str:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.report.charts import Chart, inline
+from bench.report.charts import Chart
 from bench.report.overview import words
 from bench.report.overview.data import Overview
 from bench.report.style import TONES
 from bench.report.verdicts import CHIPS
 
 
-def render(overview: Overview, charts: list[Chart]) -> str:
-    """The page. `charts` are one for each effect, in their order."""
+def render(overview: Overview, charts: Sequence[Chart], pictures: Mapping[str, str]) -> str:
+    """The page. `charts` are one for each effect, in their order; `pictures` has the SVG of each by its name."""
     environment = Environment(
         loader=PackageLoader("bench.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    drawn = {(e.contrast, e.primary): (c, Markup(inline(c))) for e, c in zip(overview.effects, charts, strict=True)}
+    drawn = {
+        (e.contrast, e.primary): (c, Markup(pictures[c.name])) for e, c in zip(overview.effects, charts, strict=True)
+    }
     return environment.get_template("overview/template.html.j2").render(
         overview=overview,
         what=words.what_was_run(overview),
