@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -91,11 +92,27 @@ def profile(phase: Phase) -> str:
 
 
 def load(phase: Phase) -> str:
-    """The load of a phase in a sentence's worth of words."""
-    s = phase.settings
+    """The load of a phase in a sentence's worth of words, and what is to go wrong."""
+    return "; ".join([_load(phase.settings), *_trouble(phase.settings)])
+
+
+def _trouble(s: Mapping[str, Any]) -> Iterator[str]:
+    if s.get("fault"):
+        yield f"fault {s['fault']}"
+    if restart := s.get("restart"):
+        how = "killed" if restart["signal"] == "kill" else "told to end"
+        yield f"the server is {how} after {restart['after_s']:g} s and back {restart['down_s']:g} s later"
+    if slow := s.get("slow"):
+        yield f"{slow['share']:.0%} of the clients read {slow['bytes_per_s']:,} bytes per second".replace("%", " %")
+    if leave := s.get("leave"):
+        how = "cancelling" if leave["by"] == "cancel" else "closing"
+        yield f"{leave['share']:.0%} of the clients leave by {how}".replace("%", " %")
+
+
+def _load(s: Mapping[str, Any]) -> str:
     where = "a fresh connection for every stream" if s["connections"] == "cold" else "kept, primed connections"
     if s["load"] == "closed":
-        until = f"{s['turns']} streams each" if s.get("turns") else f"for {s.get('duration_s', 0):g} s"
+        until = f"{count(s['turns'], 'stream')} each" if s.get("turns") else f"for {s.get('duration_s', 0):g} s"
         return f"closed load, {count(s['users'], 'user')}, {until}, over {where}"
     if s["load"] == "open":
         arrivals = "Poisson arrivals" if s.get("arrivals") == "poisson" else "even arrivals"
