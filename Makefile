@@ -5,12 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help bench bench-smoke bench-micro test lint lock clean
+# How long `make soak` takes, and how often `make kills` kills.
+SOAK_MINUTES ?= 20
+KILLS ?= 50
+
+.PHONY: help bench bench-smoke bench-micro soak kills test lint lock clean
 
 help:
 	@echo "make bench        SSE against WebSocket on this machine, about 5 minutes, ends with a report"
 	@echo "make bench-smoke  the same path in half a minute: does it run here?"
 	@echo "make bench-micro  the measuring path itself, timed: codecs, driver, pacing"
+	@echo "make soak         $(SOAK_MINUTES) minutes of streams that are cut, left and resumed: does memory stay? (SOAK_MINUTES=...)"
+	@echo "make kills        driver, server or run killed at random moments, $(KILLS) times (KILLS=...)"
 	@echo "make test         the tests"
 	@echo "make lint         ruff and mypy"
 	@echo "make lock         resolve the dependencies anew"
@@ -23,6 +29,12 @@ bench-smoke: $(VENV)/.run
 
 bench-micro: $(VENV)/.dev
 	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds
+
+soak: $(VENV)/.run
+	$(BIN)/python -m tests.experiments.soak $(SOAK_MINUTES)
+
+kills: $(VENV)/.run
+	$(BIN)/python -m tests.experiments.kills $(KILLS)
 
 test: $(VENV)/.dev
 	$(BIN)/pytest

@@ -29,6 +29,8 @@ from servers.pacing import Pacer
 
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
+EMPTY_S = 2.0
+"""How long at most it is looked what is used before a crowd comes."""
 Ended: TypeAlias = Callable[[StreamRecord], object]
 
 LOOK_NS = 50_000_000
@@ -213,7 +215,7 @@ class Loads:
                 facts.peak_open = client.flowing()
                 if client.stopped:
                     break
-                held.append(await self._meter.hold(size, load.hold_s))
+                held.append(await self._meter.hold(size, load.hold_s if size else min(load.hold_s, EMPTY_S)))
             for connection in client.busy:
                 if isinstance(connection.session, LeavingSession):
                     connection.session.leave_with_next()

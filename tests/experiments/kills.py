@@ -1,6 +1,6 @@
 """Kill a driver, a server or the whole run at random moments; nothing that had finished may be lost, nothing may stay.
 
-    python tests/experiments/kills.py [TIMES] [SEED]
+    python -m tests.experiments.kills [TIMES] [SEED]
 
 After each kill every trial file is read, the report is built, an unfinished run is gone on with, and the machine is
 searched for processes and listening ports of the run. Prints a line per kill; exits with 1 if anything was amiss.

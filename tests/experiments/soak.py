@@ -1,6 +1,6 @@
 """A long run with everything that can go wrong in it: does memory stay, and is every outcome explained?
 
-    python tests/experiments/soak.py [MINUTES]
+    python -m tests.experiments.soak [MINUTES]
 
 The arms take turns, half a minute each. Memory of server and driver is sampled twice a second and fitted against time
 and against the streams served so far, in the second half. Prints a table; exits with 1 when an outcome is
