@@ -14,7 +14,6 @@ import msgspec
 import uvloop  # noqa: F401
 from serving import PROFILES
 
-from servers import profiles
 from servers.__main__ import main
 from servers.emitter import Profile, prepare
 from servers.stacks import STACKS, load
@@ -78,7 +77,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     for name in STACKS:
         load(name)
-    for profile in (*profiles.PROFILES.values(), *msgspec.convert(PROFILES, dict[str, Profile]).values()):
+    for profile in msgspec.convert(PROFILES, dict[str, Profile]).values():
         prepare(profile)
     gc.freeze()  # so that no collection in a child copies what all share
     told = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,14 @@ def started(arguments: list[str], forked: bool = True) -> subprocess.Popen[str] 
 class Server:
     """A running server process: forked, or with an interpreter of its own."""
 
-    def __init__(self, folder: Path, stack: str, settings: dict[str, Any], forked: bool = True) -> None:
+    def __init__(
+        self, folder: Path, stack: str, settings: dict[str, Any], flags: Sequence[str] = (), forked: bool = True
+    ) -> None:
         self.stack = stack
         self.log = folder / "emissions.bin"
         config = folder / "server.json"
         config.write_text(json.dumps({"profiles": PROFILES, "log": str(self.log)} | settings))
-        self.process = started([stack, "--config", str(config)], forked)
+        self.process = started([stack, "--config", str(config), *flags], forked)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]

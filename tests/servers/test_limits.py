@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -139,14 +138,9 @@ def test_a_key_shows_nowhere(start: Start, stack: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "said"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
-def test_listening_beyond_this_machine_is_said(host: str, said: bool) -> None:
-    command = [sys.executable, "-m", "servers", "roofline", "--host", host]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        port = json.loads(process.stdout.readline())["port"]
-    finally:
-        process.terminate()
-        _, err = process.communicate(timeout=10)
+def test_listening_beyond_this_machine_is_said(tmp_path: Path, host: str, said: bool) -> None:
+    server = Server(tmp_path, "roofline", {}, ["--host", host])
+    port = server.port
+    _, _, err = server.stop()
     assert (f"listening on {host} port {port}: reachable from other machines" in err) == said
     assert len(err.splitlines()) == said

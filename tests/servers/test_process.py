@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 from conftest import Start
-from serving import Server
+from serving import Server, started
 
 from servers.settings import SettingsError, read_settings
 
 
-def run(*arguments: str) -> tuple[int, str]:
+def run(*arguments: str, forked: bool = True) -> tuple[int, str]:
     """Run a server that cannot start; return its exit code and its one line on stderr."""
-    command = [sys.executable, "-m", "servers", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    return done.returncode, line
+    process = started(list(arguments), forked)
+    out, err = process.communicate(timeout=20)
+    assert out == ""
+    (line,) = err.splitlines()
+    return process.returncode, line
 
 
 def test_the_ready_line_tells_what_is_in_force(shared: Server) -> None:
@@ -70,7 +70,7 @@ def test_bad_flags(arguments: list[str], complaint: str) -> None:
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, line = run("aiohttp", "--port", str(port))
+        code, line = run("aiohttp", "--port", str(port), forked=False)
     assert code == 2
     assert f"--port {port}: Address already in use" in line
 
