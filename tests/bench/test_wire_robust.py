@@ -225,27 +225,27 @@ ENDLESS: dict[str, tuple[Callable[[], ANY], bytes, bytes, float, str | None]] = 
     "empty data lines": (sse_wire, BEGUN + b"ffffffff\r\n", b"data\n", 50, "event_too_big"),
     "a comment line": (sse_wire, BEGUN + b"ffffffff\r\n:", b"x", 50, "event_too_big"),
     "an id line": (sse_wire, BEGUN + b"ffffffff\r\nid: ", b"x", 50, "event_too_big"),
-    "comment lines": (sse_wire, BEGUN + b"ffffffff\r\n", b": keep-alive\n\n" * 100, 4, None),
+    "comment lines": (sse_wire, BEGUN + b"ffffffff\r\n", b": keep-alive\n\n" * 100, 1, None),
     "an error's body": (sse_wire, b"HTTP/1.1 500 Oops\r\n\r\n", b"x", 50, "http_500"),
-    "tokens": (sse_wire, BEGUN, http_chunks([b"data: " + A + b"\n\n"]), 50, None),
+    "tokens": (sse_wire, BEGUN, http_chunks([b"data: " + A + b"\n\n"]), 10, None),
     "late tokens": (
         sse_wire,
         BEGUN + http_chunks([b"data: [DONE]\n\n"]),
         http_chunks([b"data: " + A + b"\n\n"]),
-        10,
+        4,
         "",
     ),
-    "unreadable events": (sse_wire, BEGUN, http_chunks([b"data: {\n\n" * 100]), 0.5, None),
+    "unreadable events": (sse_wire, BEGUN, http_chunks([b"data: {\n\n" * 100]), 0.15, None),
     "a 101's line": (opening_ws, b"HTTP/1.1 101 S\r\nX: ", b"x", 50, "head_too_long"),
     "a 101's lines": (opening_ws, b"HTTP/1.1 101 S\r\n", b"X: y\r\n", 50, "head_too_long"),
     "a refusal's body": (opening_ws, b"HTTP/1.1 500 Oops\r\n\r\n", b"x", 50, "http_500"),
     "a frame of a petabyte": (ws_wire, b"\x81\x7f\0\x04\0\0\0\0\0\0", b"x", 50, "message_too_big"),
     "a message in fragments": (ws_wire, b"\x01\0", b"\0\x7e\xff\xff" + b"x" * 65535, 50, "message_too_big"),
     "empty fragments": (ws_wire, b"\x01\0", b"\0\0", 0.02, None),
-    "frames of tokens": (ws_wire, text_frames([ROLE, A]), text_frames([A]), 20, None),
+    "frames of tokens": (ws_wire, text_frames([ROLE, A]), text_frames([A]), 5, None),
     "frames nobody asked for": (idle_ws, b"", text_frames([b"x" * 60_000]), 50, None),
-    "pings": (ws_wire, b"", frame(Opcode.PING, b"x" * 125), 1, None),
-    "pongs": (ws_wire, b"", frame(Opcode.PONG, b"x" * 125), 1, None),
+    "pings": (ws_wire, b"", frame(Opcode.PING, b"x" * 125), 0.3, None),
+    "pongs": (ws_wire, b"", frame(Opcode.PONG, b"x" * 125), 0.3, None),
     "frames after a close": (ws_wire, frame(Opcode.CLOSE), text_frames([A]), 50, "close_frame"),
 }
 
@@ -256,7 +256,7 @@ def test_without_end(case: str) -> None:
     make, once, unit, mib, reason = ENDLESS[case]
     wire = make()
     got = [event for event in wire.receive(once) if isinstance(event, Finished)]
-    piece = unit * max(1, 65_536 // len(unit))
+    piece = unit * max(1, min(65_536, int(mib * MIB)) // len(unit))
     tracemalloc.start()
     try:
         received = 0
@@ -271,7 +271,7 @@ def test_without_end(case: str) -> None:
         tracemalloc.stop()
     assert [event.reason for event in got] == ([] if reason is None else [reason])
     assert received < 6 * MIB or not reason
-    assert kept < 2 * MIB
+    assert kept < (MIB / 16 if reason is None else 2 * MIB)
     assert peak < 20 * MIB
 
 
@@ -279,8 +279,8 @@ def test_without_end(case: str) -> None:
 @pytest.mark.parametrize("tail", ["eof", "garbage", "close frame", "reset"])
 def test_a_closed_wire_leaves_nothing_for_the_collector(state: str, tail: str) -> None:
     """A driver measures with the collector off."""
-    gc.collect()
     gc.disable()
+    gc.freeze()  # only what comes now is looked through: what all tests left takes long
     try:
         wire = STATES[state]()
         if tail == "garbage":
@@ -295,6 +295,7 @@ def test_a_closed_wire_leaves_nothing_for_the_collector(state: str, tail: str) -
         assert gc.collect() == 0
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def test_every_reason_has_a_meaning() -> None:
