@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "redraw.ipynb"
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
-    write_run(folder, Synthetic())
+    write_run(folder, Synthetic(blocks=2, streams=8))
     monkeypatch.setenv("TOKENWIRE_RUN", str(folder))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()

@@ -34,7 +34,9 @@ def scenario_of(run: Path, *, smallest_ms: float) -> Scenario:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    what = synthetic.Synthetic(blocks=BLOCKS, streams=6, tokens=8, noise=True, phases=("cold", "warm"))
+    what = synthetic.Synthetic(
+        blocks=BLOCKS, streams=6, tokens=8, noise=True, phases=("cold", "warm"), arms=("sse-aiohttp", "ws-aiohttp")
+    )
     return synthetic.write_run(tmp_path_factory.mktemp("run"), what)
 
 

@@ -43,6 +43,12 @@ def page(built: tuple[Path, dict[str, Path]]) -> str:
     return built[1]["html"].read_text("utf-8")
 
 
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """Every phase and every arm, each with figures of its own; not to be changed."""
+    return summary_of(tmp_path_factory.mktemp("noisy") / "run", Synthetic(blocks=2, noise=True))
+
+
 def summary_of(folder: Path, what: Synthetic) -> Summary:
     return summarize(read_run(write_run(folder, what)))
 
@@ -127,7 +133,7 @@ def _holds_numbers(field: Any) -> bool:
 
 
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", Synthetic(blocks=1, phases=("ladder",)))
+    folder = write_run(tmp_path / "run", Synthetic(blocks=1, streams=6, phases=("ladder",)))
     before = {name: path.read_bytes() for name, path in build(folder)[1].items()}
     assert {name: path.read_bytes() for name, path in build(folder)[1].items()} == before
 
@@ -214,11 +220,10 @@ def test_no_trial_is_one_line_and_no_file(tmp_path: Path) -> None:
     assert not (folder / "report.html").exists()
 
 
-def test_the_terminal_gets_thirty_lines_of_eighty_columns(tmp_path: Path) -> None:
-    summary = summary_of(tmp_path / "run", Synthetic(blocks=2, noise=True))
+def test_the_terminal_gets_thirty_lines_of_eighty_columns(noisy: Summary) -> None:
     for terminal in (True, False):
         file = io.StringIO()
-        print_summary(summary, Console(file=file, width=80, force_terminal=terminal))
+        print_summary(noisy, Console(file=file, width=80, force_terminal=terminal))
         assert ("\x1b" in file.getvalue()) is terminal
         lines = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()).splitlines()
         assert len(lines) <= 32
@@ -237,15 +242,14 @@ def test_capacity_says_what_it_is_not(tmp_path: Path, steps_ms: tuple[float | No
 
 
 @pytest.mark.parametrize("width", [40, 60, 72, 80, 120])
-def test_no_width_of_a_terminal_cuts_a_figure(tmp_path: Path, width: int) -> None:
-    summary = summary_of(tmp_path / "run", Synthetic(blocks=2, noise=True))
+def test_no_width_of_a_terminal_cuts_a_figure(noisy: Summary, width: int) -> None:
     file = io.StringIO()
-    print_summary(summary, Console(file=file, width=width))
+    print_summary(noisy, Console(file=file, width=width))
     assert max(len(line) for line in file.getvalue().splitlines()) <= width
     assert "\u2026" not in file.getvalue()
-    for arm in summary.arms:
+    for arm in noisy.arms:
         for phase in ("cold", "load"):
-            value = summary.get(phase, arm.name, "all", "cpu_server_stream" if phase == "cold" else "cpu_server")
+            value = noisy.get(phase, arm.name, "all", "cpu_server_stream" if phase == "cold" else "cpu_server")
             assert value is not None
             middle, reach = spread(value, 2)
             assert middle in file.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from test_driver import ONE, against, request_read
+from tiny import tiny
 
 KEY = "sk-proj-do-not-tell-0123456789"
 
@@ -41,12 +42,9 @@ def test_a_server_that_repeats_the_key(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_nothing_of_a_run_has_the_key(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "first-token"]
-    small = ("experiment.blocks=1", "experiment.roofline=false", "phases.cold.duration_s=0.1", "phases.cold.slices=1",
-             "phases.warm.duration_s=0.1", "phases.warm.slices=1", "phases.warm.pool=1")  # fmt: skip
-    sets = [part for one in small for part in ("--set", one)]
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", str(tiny(tmp_path))]
     done = subprocess.run(
-        [*command, *sets, "--results", str(tmp_path)],
+        [*command, "--results", str(tmp_path)],
         capture_output=True, timeout=120, check=False, env={**os.environ, "TOKENWIRE_API_KEY": KEY},
     )  # fmt: skip
     assert KEY.encode() not in done.stdout + done.stderr
