@@ -91,11 +91,15 @@ def received(client: socket.socket | Secured, enough: Callable[[bytes], bool] = 
     return bytes(seen), "open"
 
 
-def frames(client: socket.socket | Secured, end: bytes) -> tuple[bytes, str]:
-    """What comes until `end`; a close with 1001 is answered."""
+def frames(server: Server, client: socket.socket | Secured, end: bytes) -> tuple[bytes, str]:
+    """What comes until `end`; a close with 1001 is answered where a server waits for that.
+
+    aiohttp does not: it closes at once, and an answer that it has not read by then has the kernel reset the connection.
+    """
     data, how = received(client, lambda seen: seen.endswith((end, GOING_AWAY)))
     if data.endswith(GOING_AWAY):
-        client.sendall(Frame(Opcode.CLOSE, GOING_AWAY[2:]).serialize(mask=True))
+        if server.stack != "aiohttp":
+            client.sendall(Frame(Opcode.CLOSE, GOING_AWAY[2:]).serialize(mask=True))
         rest, how = received(client)
         return data + rest, how
     return data, how

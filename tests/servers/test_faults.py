@@ -98,7 +98,7 @@ def stream(server: Server, protocol: str, model: str, seed: int, last: bytes | N
             data, how = received(client, lambda seen: seen.endswith(LAST_CHUNK))
             events = b"".join(_chunks((before + data).partition(b"\r\n\r\n")[2]))
             return [event.removeprefix(b"data: ") for event in events.split(b"\n\n")[:-1]], how
-        data, how = frames(client, framed(b"garbage") if model == "garbage" else DONE_FRAME)
+        data, how = frames(server, client, framed(b"garbage") if model == "garbage" else DONE_FRAME)
     found, data = [], before + data
     while data[:1] == b"\x81":
         size, start = (data[1], 2) if data[1] < 126 else (int.from_bytes(data[2:4], "big"), 4)
@@ -409,7 +409,7 @@ def test_a_stream_that_breaks_off_again_and_is_resumed(start: Start, stack: str,
                 client.sendall(HANDSHAKE)
                 received(client, lambda seen: seen.endswith(b"\r\n\r\n"))
                 client.sendall(message("quick", seed=5, **resume))
-                data, how = frames(client, DONE_FRAME)
+                data, how = frames(server, client, DONE_FRAME)
             found = [b'{"id"' + part for part in data.split(b'{"id"')[1:]]
             found = [part[: part.rindex(b"}") + 1] for part in found]
         ways.append(how)
@@ -455,7 +455,7 @@ def test_resets_and_closes_under_tls(start: Start, stack: str, loop: str, certif
                     client.sendall(HANDSHAKE)
                     received(client, lambda seen: seen.endswith(b"\r\n\r\n"))
                     client.sendall(message(kind, seed=1))
-                ends[kind] = frames(client, DONE_FRAME)[1]
+                ends[kind] = frames(server, client, DONE_FRAME)[1]
         assert ends == {"close": "fin", "reset": "reset"}
         assert server.stop() == (0, "", "")
 
