@@ -5,13 +5,11 @@ The server says its port and echoes, on every connection, until the client is do
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -96,6 +94,7 @@ def connects(host: str, port: int, times: int) -> dict[str, Any]:
 
 def paced(host: str, port: int, times: int) -> dict[str, Any]:
     """Round trips in ms on so many connections at once, 50 a second on each, for two seconds."""
+    import asyncio  # takes longer than most of what others do here
 
     async def one(number: int, start: float) -> list[float]:
         reader, writer = await asyncio.open_connection(host, port)
@@ -118,6 +117,8 @@ def paced(host: str, port: int, times: int) -> dict[str, Any]:
 
 def many(host: str, port: int, times: int) -> dict[str, Any]:
     """How many of so many connections, open at once, have their own bytes come back."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(20) as pool:
         clients = [client for client, _ in pool.map(lambda _: connect(host, port), range(times))]
     for number, client in enumerate(clients):

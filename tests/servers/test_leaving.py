@@ -131,14 +131,14 @@ def test_shutdown_closes_websockets_with_1001(start: Start, stack: str) -> None:
 
 
 def check_stops(servers: list[Server]) -> None:
-    """All stop when they are told to, in little more than the second they give their clients."""
+    """All stop when they are told to, some time before the 10 s that libraries would give their clients."""
     began = time.monotonic()
     for server in servers:
         server.process.send_signal(signal.SIGTERM)
     for server in servers:
         assert server.process.communicate(timeout=10) == ("", ""), server.stack
         assert server.process.returncode == 0, server.stack
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 6
 
 
 def test_shutdown_does_not_wait_for_clients_that_are_silent(start: Start) -> None:
