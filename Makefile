@@ -36,8 +36,9 @@ soak: $(VENV)/.run
 kills: $(VENV)/.run
 	$(BIN)/python -m tests.experiments.kills $(KILLS)
 
+# Tests wait more than they work, so three at a time fill two cores. A file stays in one process: its fixtures are dear.
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
