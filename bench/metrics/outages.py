@@ -73,13 +73,15 @@ def outages(streams: pd.DataFrame, rows: pd.DataFrame, facts: Mapping[str, Any])
     off at a time that anyone knows: what starts at the break is NaN there, as is what needs a new token without one.
     """
     broke = streams[~streams["outcome"].astype(str).isin(NO_BREAK)]
-    keys = pd.MultiIndex.from_frame(broke[["step", "ordinal"]].drop_duplicates())
-    touched = streams[pd.MultiIndex.from_frame(streams[["step", "ordinal"]]).isin(keys)]
-    breaks = [
-        {"step": step, "ordinal": ordinal, **one}
-        for (step, ordinal), attempts in _by_stream(touched, rows)
-        for one in _breaks(attempts, int(facts.get("signalled_ns") or 0))
-    ]
+    breaks: list[dict[str, Any]] = []
+    if len(broke):  # it seldom does, and looking for what came after takes a while
+        keys = pd.MultiIndex.from_frame(broke[["step", "ordinal"]].drop_duplicates())
+        touched = streams[pd.MultiIndex.from_frame(streams[["step", "ordinal"]]).isin(keys)]
+        breaks = [
+            {"step": step, "ordinal": ordinal, **one}
+            for (step, ordinal), attempts in _by_stream(touched, rows)
+            for one in _breaks(attempts, int(facts.get("signalled_ns") or 0))
+        ]
     found = pd.DataFrame(breaks, columns=[*_NUMBERS, "reason", *_TIMES])
     return found.astype(dict.fromkeys(_TIMES, "float64"))
 
