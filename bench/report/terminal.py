@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -14,7 +14,7 @@ from bench.metrics import MEASURES, Comparison, Phase, Summary, Value
 from bench.report.estimates import about, against, effect, probability
 from bench.report.findings import findings
 from bench.report.numbers import ALIKE, count, spread
-from bench.report.sections import sections
+from bench.report.sections import Section, opening, sections
 from bench.report.tables import NO_GAPS
 from bench.report.validity import invalid, results
 from bench.report.verdicts import CHIPS, brief, conditions, verdicts
@@ -60,10 +60,18 @@ def print_summary(summary: Summary, console: Console) -> None:
     if len(trust) > _FEW:
         say(f"... and {len(trust) - _FEW} more of this kind, in the report.", "red")
     _print_figures(summary, console)
-    for section in sections(summary):
-        for finding in section.findings:
-            say(f"{finding.lead}: {finding.text}" if finding.lead else finding.text, "red" if finding.grave else "")
+    _print_sections(sections(summary), say)
     say("Median over trials (lowest to highest trial).", "dim")
+
+
+def _print_sections(told: list[Section], say: Callable[[str, str], None]) -> None:
+    """What only some runs have, the first sentences of each; what a connection costs, where nothing else is told."""
+    for section in told if len(told) == 1 else [one for one in told if one.title != opening.TITLE]:
+        say(section.title, "bold")
+        for finding in section.findings[:_FEW]:
+            say(f"{finding.lead}: {finding.text}" if finding.lead else finding.text, "red" if finding.grave else "")
+        if len(section.findings) > _FEW:
+            say(f"... and {len(section.findings) - _FEW} more of this kind, in the report.", "dim")
 
 
 def _print_verdicts(summary: Summary, console: Console, width: int) -> None:

@@ -13,6 +13,7 @@ from bench.report.numbers import listed, number
 from bench.report.sections.section import Section
 from bench.report.sections.words import NONE, label, ordered, ranged
 
+TITLE = "What a connection costs"
 _LEAST_SHARE = 0.05
 """Of an arm's streams in a phase: connections of a rarer kind are in the tables, not in words and chart."""
 _KINDS = {"none": "", "fresh": ", TLS fresh", "resumed": ", TLS resumed"}
@@ -27,12 +28,12 @@ def make(summary: Summary) -> Section | None:
     entries = [one for one in ordered(summary, summary.openings) if one.phase in names]
     phases = [phase for phase in summary.phases if phase.name in shown]
     return Section(
-        "What a connection costs",
+        TITLE,
         "From the clock's start to the first token, step by step. Cold streams opened their connection, and their "
         "clock starts at connect(); warm ones were on a kept one, and theirs starts at the request's write. A TLS "
         "handshake lasts until the first write under it, with all that the client computes before. The head of SSE's "
-        "reply is counted from the request. Bytes are what client and server put on the connection, TLS as its records, TCP and "
-        "IP left out. What is said here describes; what is sure, the verdicts say.",
+        "reply is counted from the request. Bytes are what client and server put on the connection, TLS as its records, "
+        "TCP and IP left out. What is said here describes; what is sure, the verdicts say.",
         [_finding(summary, phase, shown[phase.name]) for phase in phases],
         [_time_grid(summary, entries), _byte_grid(summary, entries)],
         [chart for phase in phases if (chart := _chart(summary, phase, shown[phase.name])) is not None],
