@@ -32,8 +32,8 @@ def make(summary: Summary) -> Section | None:
         "From the clock's start to the first token, step by step. Cold streams opened their connection, and their "
         "clock starts at connect(); warm ones were on a kept one, and theirs starts at the request's write. A TLS "
         "handshake lasts until the first write under it, with all that the client computes before. The head of SSE's "
-        "reply is counted from the request. Bytes are what client and server put on the connection, TLS as its records, "
-        "TCP and IP left out. What is said here describes; what is sure, the verdicts say.",
+        "reply is counted from the request. Bytes are what client and server put on the connection, TLS as its "
+        "records, TCP and IP left out. What is said here describes; what is sure, the verdicts say.",
         [_finding(summary, phase, shown[phase.name]) for phase in phases],
         [_time_grid(summary, entries), _byte_grid(summary, entries)],
         [chart for phase in phases if (chart := _chart(summary, phase, shown[phase.name])) is not None],
