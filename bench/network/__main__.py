@@ -41,15 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     except msgspec.MsgspecError as error:
         parser.error(f"argument --network: {error}")
     if arguments.kind == "streams":
-        from bench.network import proxy
-
-        proxy.run(network, arguments.seed)
-        return
-    from bench.network import packets
-
+        from bench.network.proxy import run
+    else:
+        from bench.network.packets import run
     try:
-        packets.run(network, arguments.seed)
-    except OSError as error:
+        run(network, arguments.seed)
+    except OSError as error:  # such as a standard input that cannot be waited for
         _give_up(": ".join(filter(None, (error.filename, error.strerror))))
 
 

@@ -22,26 +22,8 @@ import psutil
 from bench.record import read_run, read_trial
 
 TARGETS = ("driver", "server", "run")
-SETTINGS = (
-    "experiment.blocks=2",
-    "experiment.roofline=false",
-    "arms.ws-websockets.tls=true",
-    "phases.cold.duration_s=0.2",
-    "phases.cold.slices=2",
-    "phases.chat.users=4",
-    "phases.chat.turns=2",
-    "phases.chat.slices=2",
-    "profiles.chat.first={dist='constant', ms=20}",
-    "profiles.chat.length={dist='fixed', tokens=8}",
-    "phases.reconnect.users=2",
-    "phases.reconnect.ramp_s=0",
-    "profiles.resumed.length.tokens=8",
-    "phases.firehose.users=2",
-    "phases.firehose.turns=2",
-    "phases.firehose.slices=2",
-)
-"""A run of `duel` in which a block takes about two seconds: starting its processes, taking turns, joining, writing."""
-LONGEST_S = 8.0
+SCENARIO = Path(__file__).parent / "small.toml"
+LONGEST_S = 10.0
 """A kill comes at any moment up to this long after the start."""
 AWAY_S = 10.0
 """By then what was killed is gone, with all that depended on it."""
@@ -66,9 +48,8 @@ def tokenwire(*arguments: str) -> list[str]:
 
 def once(target: str, after_s: float, results: Path) -> Outcome:
     """Start a run, kill `target` after so long, and look at what is left."""
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
     with (results.parent / "output").open("wb") as output:
-        run = subprocess.Popen(tokenwire("run", "duel", *sets, "--results", str(results)), stdout=output, stderr=output)
+        run = subprocess.Popen(tokenwire("run", str(SCENARIO), "--results", str(results)), stdout=output, stderr=output)
         family = {run.pid: psutil.Process(run.pid)}
         killed = _kill(run, target, after_s, family)
         try:
