@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from bench.arrivals import derive_seed
 from bench.certificate import Certificate, make
 from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
 from bench.join import EMISSIONS_FILES, write_trial
@@ -131,7 +132,9 @@ def _take_turns(
     with contextlib.ExitStack() as processes:
         certificate = _certificate(scenario, raws, processes)
         name = scenario.experiment.networks[0]
-        way = processes.enter_context(between.between(scenario.network(name), scenario.experiment.network_by, seed))
+        # Other losses in every block, or all blocks would be one sample of the network.
+        luck = derive_seed(seed, "network", next(iter(raws)).block)
+        way = processes.enter_context(between.between(scenario.network(name), scenario.experiment.network_by, luck))
         first = {
             place: processes.enter_context(_server(scenario, place, raw, cores, certificate, way, 0))
             for place, raw in raws.items()
