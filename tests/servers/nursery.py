@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import msgspec
@@ -25,28 +27,32 @@ def serve(requests: socket.socket) -> list[str] | None:
     Returns the arguments in the children, and None when nobody can ask any more, all children being killed.
     """
     running: dict[int, int] = {}
-
-    def reap(*_: object) -> None:
-        for pid, end in list(running.items()):
-            gone, status = os.waitpid(pid, os.WNOHANG)
-            if gone:
-                os.write(end, b"%d\n" % os.waitstatus_to_exitcode(status))
-                os.close(running.pop(pid))
-
-    signal.signal(signal.SIGCHLD, reap)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # no work in a handler: a second one would run within the first
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     while True:
+        ready = select.select([requests, woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 4096)
+            for pid, end in list(running.items()):
+                gone, status = os.waitpid(pid, os.WNOHANG)
+                if gone:
+                    tell(end, os.waitstatus_to_exitcode(status))
+                    os.close(running.pop(pid))
+        if requests not in ready:
+            continue
         request, ends, _, _ = socket.recv_fds(requests, 65_536, 3)
         if not request:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             return None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # until the child is known
         pid = os.fork()
         if not pid:
+            signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             requests.detach()
             os.dup2(ends[0], 1)
             os.dup2(ends[1], 2)
@@ -56,8 +62,13 @@ def serve(requests: socket.socket) -> list[str] | None:
         for end in ends[:2]:
             os.close(end)
         running[pid] = ends[2]
-        os.write(ends[2], b"%d\n" % pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        tell(ends[2], pid)
+
+
+def tell(end: int, number: int) -> None:
+    """Write to whoever asked, if it still listens."""
+    with suppress(BrokenPipeError):
+        os.write(end, b"%d\n" % number)
 
 
 def run(arguments: list[str]) -> NoReturn:
