@@ -6,125 +6,86 @@ One event loop (uvloop) serves every wire protocol; loads are coroutines, stream
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import platform
 import signal
+import socket
 import sys
-import traceback
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import msgspec
 import uvloop
 
-from bench.drivers.client import Client
-from bench.drivers.loads import Loads
-from bench.drivers.parent import Parent, say
-from bench.drivers.plan import Done, Hello, PhaseDone, Plan, Waits
-from bench.drivers.window import Meter
-from servers.pacing import Pacer, set_timer_slack
-
-GC_POLICY = "frozen at start, off during phases, one full collection between them"
-VERSIONS = {
-    "python": platform.python_version(),
-    **{name: version(name) for name in ("uvloop", "httptools", "websockets", "msgspec")},
-}
+from bench.drivers.connection import Connection
+from bench.drivers.driver import Driver, give_up, main
+from bench.drivers.engine import Group, Handle, Users, Work
+from bench.drivers.plan import Plan
+from servers.pacing import Pacer
 
 
-class Driver:
-    """Runs the phases of one trial."""
+class AsyncioEngine:
+    """An asyncio event loop."""
 
-    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
-        self._plan = plan
-        self._pacer = Pacer(loop)
-        self._parent = Parent(loop)
-        self._client = Client(plan, loop, self._pacer)
-        self._meter = Meter(plan, self._pacer, self._client)
-        self._loads = Loads(plan, self._client, self._meter, self._pacer, self._parent, self._turn)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.name = type(loop).__module__.partition(".")[0]
+        self.pacer = Pacer(loop)
+        self.create_future = loop.create_future
+        self.call_later = loop.call_later
+        self.add_reader = loop.add_reader
+        self.remove_reader = loop.remove_reader
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the trial was ended before it was over."""
-        return self._client.stopped
+    def start(self, work: Work) -> Handle:
+        """Begin work that is on its own; cancelling ends it where it waits."""
+        return self._loop.create_task(work)
 
-    async def run(self) -> None:
-        """Run all phases in order, or as far as a signal lets them."""
-        client = self._client
-        say(Hello(os.getpid(), VERSIONS, "uvloop", GC_POLICY, self._pacer.timer))
-        await self._turn()
-        await client.warm_up(self._plan.warm_up)
-        for name, phase in self._plan.scenario.phases.items():
-            if client.stopped:
-                break
-            client.enter(name, phase)
-            facts = await self._loads.run(phase)
-            client.hang_up_pool()
-            self._meter.take_lags(facts)
-            say(PhaseDone(name, facts))
-        # The end of a process takes CPU, too.
-        await self._turn()
-        self._meter.rest()
-        self._pacer.close()
-        client.log.close()
-        say(Done(client.streams, client.stopped))
+    def group(self) -> AbstractAsyncContextManager[Group]:
+        """Tasks that belong together."""
+        return asyncio.TaskGroup()
 
-    def stop(self) -> None:
-        """Start nothing more and end what is open as cancelled."""
-        self._parent.give_up()
-        self._client.stop()
-        self._meter.rest()
-        self._pacer.hurry()
+    @asynccontextmanager
+    async def users(self, count: int) -> AsyncIterator[Users]:
+        """So many users, ready to begin inside and gone behind it."""
 
-    async def _turn(self) -> None:
-        """Put everything away, say so, and do nothing until told to go on, so that others can use the cores."""
-        self._meter.rest()
-        self._client.log.flush()
-        gc.collect()
-        await self._meter.server_quiet()
-        say(Waits())
-        if await self._parent.line() == b"":
-            self.stop()  # there is no parent to write for
-        if not self.stopped:
-            self._meter.watch()
+        async def run(work: Any) -> None:
+            async with asyncio.TaskGroup() as running:
+                for user in range(count):
+                    running.create_task(work(user))
+
+        yield run
+
+    async def connect(self, connection: Connection, host: str, port: int, timeout_s: float) -> None:
+        """Make the TCP connection and hand it over, with Nagle's algorithm off. Raises `OSError`, `TimeoutError`."""
+        async with asyncio.timeout(timeout_s):
+            if not connection.options:
+                await self._loop.create_connection(lambda: connection, host, port)
+                return
+            one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            one.setblocking(False)
+            try:
+                for option in connection.options:
+                    one.setsockopt(*option)
+                await self._loop.sock_connect(one, (host, port))
+            except BaseException:
+                one.close()
+                raise
+            await self._loop.create_connection(lambda: connection, sock=one)
 
 
-def give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A fault in a callback is the instrument's: end the process at once, so that the trial counts as failed."""
-    loop.default_exception_handler(context)
-    error = context.get("exception")
-    print(f"{context['message']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def main(path: str) -> int:
-    """Run the plan in the file `path`. Returns the exit code: 0 done, 130 stopped by a signal."""
-    plan = msgspec.json.decode(Path(path).read_bytes(), type=Plan)
-    if plan.cpus:
-        os.sched_setaffinity(0, plan.cpus)
-    set_timer_slack()
-    # A collection stops the loop while tens of thousands of live objects are walked, and every stamp behind it is
-    # late. Streams leave no cycles behind, so memory does not grow; what is left goes between phases, off the clock.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+def run(plan: Plan) -> Driver:
+    """Carry out a plan."""
     loop = uvloop.new_event_loop()
-    loop.set_exception_handler(give_up)
-    driver = Driver(plan, loop)
+
+    def fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        give_up(context["message"], context.get("exception"))
+
+    loop.set_exception_handler(fault)
+    driver = Driver(plan, AsyncioEngine(loop))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, driver.stop)
-    try:
-        loop.run_until_complete(driver.run())
-    except BaseException as error:
-        # The parent shows the last line of what is written here.
-        traceback.print_exception(error)
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 130 if driver.stopped else 0
+    loop.run_until_complete(driver.run(("uvloop",)))
+    return driver
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], run))

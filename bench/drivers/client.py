@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-import socket
-import sys
 from array import array
 from collections import deque
 from pathlib import Path
@@ -15,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from bench.arrivals import derive_seed, draw
 from bench.drivers.connection import Connection, SlowConnection
+from bench.drivers.engine import Engine
 from bench.drivers.plan import PhaseFacts, Plan, request_body
 from bench.rawlog import DROPPED, RawLog, StreamRecord
 from bench.retry import Retrying
 from bench.scenario import PRIME_PROFILE, AnyPhase, Closed, Crowd, Open
 from bench.session import NEVER, Counters, LeavingSession, Session
 from bench.wire import make_wire
-from servers.pacing import Pacer
 
 if TYPE_CHECKING:
     from bench.wire.tls import ClientTLS
@@ -29,11 +26,6 @@ if TYPE_CHECKING:
 API_KEY = os.environ.get("TOKENWIRE_API_KEY") or "sk-tokenwire-benchmark"
 """Real requests carry a key, over SSE once per request: it belongs to the bytes of a request. A key that is given comes
 by the environment alone, so that no file and no list of processes has it."""
-SLOW_SEGMENT = 1448
-"""The largest segment that a slow client takes, in bytes, as over Ethernet: for the 64 KiB of loopback Linux lets a
-server's send buffer grow to 4 MiB, which hides a slow client from it for 20,000 tokens."""
-SLOW_BUFFER = 4096
-"""Receive buffer of a slow client, in bytes, which Linux doubles: what is not read must soon be felt by the server."""
 LATE_NS = 1_000_000
 """A start this much after its intended time counts as late."""
 OPENING_AT_ONCE = 64
@@ -50,13 +42,12 @@ class InstrumentFault(Exception):
 class Client:
     """All clients of one trial."""
 
-    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop, pacer: Pacer) -> None:
-        self.loop = loop
+    def __init__(self, plan: Plan, engine: Engine) -> None:
+        self.engine = engine
         self._plan = plan
         self._timeouts = plan.scenario.timeouts
         self.log = RawLog(Path(plan.folder), API_KEY)
         self._tls = _client_tls(plan) if plan.ca_file else None
-        self._pacer = pacer
         self.counters = Counters()
         self.busy: set[Connection] = set()
         """Connections with a stream under way."""
@@ -130,7 +121,7 @@ class Client:
             connection = self._connection(slow=record.slow)
         if isinstance(connection.session, LeavingSession):
             connection.session.leave_after = self._leave_after(record)
-        settled = connection.settled = self.loop.create_future()
+        settled = connection.settled = self.engine.create_future()
         self.busy.add(connection)
         connection.session.ask(record, body, last_event_id)
         if record.cold:
@@ -153,7 +144,7 @@ class Client:
             if not session.idle:
                 connection.hang_up()
             intended_ns = record.ended_ns + again.wait_ns
-            await self._pacer.until(intended_ns)
+            await self.engine.pacer.until(intended_ns)
             if self.stopped:
                 return record, connection
             slow = record.slow
@@ -195,40 +186,21 @@ class Client:
         made = LeavingSession if leaves else Session
         session = made(wire, self._timeouts, self.log, self.counters, tls=self._tls is not None)
         if slow and load is not None and load.slow is not None:
-            return SlowConnection(self.loop, session, load.slow.bytes_per_s)
-        connection = Connection(self.loop, session)
+            return SlowConnection(self.engine, session, load.slow.bytes_per_s)
+        connection = Connection(self.engine, session)
         connection.by_message = load is not None and load.leave is not None and load.leave.by == "cancel"
         return connection
 
     async def _connect(self, connection: Connection) -> None:
         connection.session.connecting(monotonic_ns())
         try:
-            async with asyncio.timeout(self._timeouts.connect_s):
-                await self._open_socket(connection)
+            await self.engine.connect(connection, self._plan.host, self._plan.port, self._timeouts.connect_s)
         except TimeoutError:
             connection.expire()
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise InstrumentFault(f"this machine has no more for the driver: {error}") from error
             connection.failed(error)
-
-    async def _open_socket(self, connection: Connection) -> None:
-        host, port = self._plan.host, self._plan.port
-        if not isinstance(connection, SlowConnection):
-            await self.loop.create_connection(lambda: connection, host, port)
-            return
-        # The buffer has to be set before the handshake, which tells its size.
-        one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        one.setblocking(False)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
-        if sys.platform == "linux":
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SLOW_SEGMENT)
-        try:
-            await self.loop.sock_connect(one, (host, port))
-        except BaseException:
-            one.close()
-            raise
-        await self.loop.create_connection(lambda: connection, sock=one)
 
     def _idle_connection(self) -> Connection | None:
         while self._pool:
@@ -246,12 +218,17 @@ class Client:
     async def prime(self, connections: int) -> None:
         """Open connections to keep, and have one token over each, so that both protocols start from a used one."""
         for first in range(0, connections, OPENING_AT_ONCE):
-            numbers = range(first, min(first + OPENING_AT_ONCE, connections))
-            primed = await asyncio.gather(*(self._prime_one(number) for number in numbers))
-            idle = [connection for connection in primed if connection.session.idle]
-            self._pool.extend(idle)
-            if not idle:
+            before = len(self._pool)
+            async with self.engine.group() as opening:
+                for number in range(first, min(first + OPENING_AT_ONCE, connections)):
+                    opening.create_task(self._prime_for_pool(number))
+            if len(self._pool) == before:
                 break
+
+    async def _prime_for_pool(self, number: int) -> None:
+        connection = await self._prime_one(number)
+        if connection.session.idle:
+            self._pool.append(connection)
 
     async def warm_up(self, streams: int) -> None:
         """Have the server's first requests outside any figure: they fill what every later one finds ready."""

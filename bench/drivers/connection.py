@@ -1,12 +1,16 @@
-"""One asyncio socket carrying out what its session asks for: the only asyncio read loop there is."""
+"""One socket carrying out what its session asks for, told of what happens by whatever loop there is."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from collections.abc import Sequence
 from time import monotonic_ns
 from typing import cast
 
 from bench.arrivals import NS
+from bench.drivers.engine import Engine, Future, Handle, Transport
 from bench.session import NEVER, Session, uncounted
 from bench.usage import data_segments
 
@@ -18,20 +22,23 @@ class Connection(asyncio.Protocol):
     any parsing, on every protocol.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session) -> None:
-        self._loop = loop
+    options: Sequence[tuple[int, int, int]] = ()
+    """Socket options (level, name, value) that have to be set before connect()."""
+
+    def __init__(self, engine: Engine, session: Session) -> None:
+        self._engine = engine
         self.session = session
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._transport: Transport | None = None
+        self._timer: Handle | None = None
         self._armed_ns = NEVER
-        self.settled: asyncio.Future[None] | None = None
+        self.settled: Future | None = None
         """Resolved when the stream has ended and the connection is idle again, or gone."""
         self.by_message = False
         """Whether a client that leaves says so, where the protocol can, instead of closing the connection."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | Transport) -> None:
         self.session.connected(monotonic_ns())
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(Transport, transport)
         self.session.segments = self._segments
         self.act()
 
@@ -82,7 +89,7 @@ class Connection(asyncio.Protocol):
         # one that comes nearer (another part of the stream begins) arms it anew.
         self._armed_ns = self.session.deadline_ns
         delay = (self._armed_ns - monotonic_ns()) / NS
-        self._timer = self._loop.call_later(max(delay, 0.001), self._wake)
+        self._timer = self._engine.call_later(max(delay, 0.001), self._wake)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -112,11 +119,24 @@ class Connection(asyncio.Protocol):
         self.act()
 
 
+SLOW_SEGMENT = 1448
+"""The largest segment that a slow client takes, in bytes, as over Ethernet: for the 64 KiB of loopback Linux lets a
+server's send buffer grow to 4 MiB, which hides a slow client from it for 20,000 tokens."""
+SLOW_BUFFER = 4096
+"""Receive buffer of a slow client, in bytes, which Linux doubles: what is not read must soon be felt by the server."""
+
+
 class SlowConnection(Connection):
     """A client that reads `bytes_per_s` at most, a little at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, session: Session, bytes_per_s: int) -> None:
-        super().__init__(loop, session)
+    # The buffer has to be set before the handshake, which tells its size.
+    options = (
+        (socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER),
+        *([(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SLOW_SEGMENT)] if sys.platform == "linux" else []),
+    )
+
+    def __init__(self, engine: Engine, session: Session, bytes_per_s: int) -> None:
+        super().__init__(engine, session)
         self._bytes_per_s = bytes_per_s
 
     def data_received(self, data: bytes) -> None:
@@ -124,7 +144,7 @@ class SlowConnection(Connection):
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.pause_reading()
-            self._loop.call_later(len(data) / self._bytes_per_s, self._read_on)
+            self._engine.call_later(len(data) / self._bytes_per_s, self._read_on)
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

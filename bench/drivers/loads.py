@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -17,6 +16,7 @@ import msgspec
 
 from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
 from bench.drivers.client import LATE_NS, Client
+from bench.drivers.engine import Engine
 from bench.drivers.parent import Parent, say
 from bench.drivers.plan import Back, Held, PhaseFacts, Plan, Signalled, Step, merged
 from bench.drivers.tally import p99_gap_excess_ns
@@ -25,7 +25,6 @@ from bench.rawlog import StreamRecord
 from bench.scenario import AnyPhase, Closed, Crowd, Open, Restart, Steps
 from bench.session import NEVER, LeavingSession
 from bench.wire.events import Outcome
-from servers.pacing import Pacer
 
 REFUSED_PAUSE_S = 0.1
 """A closed-load user whose connection was refused waits this long, so that a dead server is not hammered."""
@@ -45,11 +44,11 @@ class Loads:
         plan: Plan,
         client: Client,
         meter: Meter,
-        pacer: Pacer,
+        engine: Engine,
         parent: Parent,
         turn: Callable[[], Awaitable[None]],
     ) -> None:
-        self._plan, self._client, self._meter, self._pacer, self._parent = plan, client, meter, pacer, parent
+        self._plan, self._client, self._meter, self._engine, self._parent = plan, client, meter, engine, parent
         self._turn = turn
 
     async def run(self, phase: AnyPhase) -> PhaseFacts:
@@ -80,14 +79,14 @@ class Loads:
     async def _window(self, load: AnyPhase) -> AsyncIterator[int]:
         """Measure what happens inside, while the server dies if it is to; yields the start, in ns."""
         facts = self._client.facts
-        async with self._meter.window(facts) as start_ns, asyncio.TaskGroup() as beside:
+        async with self._meter.window(facts) as start_ns, self._engine.group() as beside:
             if load.restart is not None:
                 beside.create_task(self._restart(load.restart, facts, start_ns))
             yield start_ns
 
     async def _restart(self, restart: Restart, facts: PhaseFacts, start_ns: int) -> None:
         """Tell the server to die when the time has come, and wait until the next one listens."""
-        await self._pacer.until(start_ns + int(restart.after_s * NS))
+        await self._engine.pacer.until(start_ns + int(restart.after_s * NS))
         if self._client.stopped:
             return
         self._meter.server_cpu_ns()  # the last that is known of it
@@ -115,9 +114,9 @@ class Loads:
 
     async def _closed(self, load: Closed, had: list[int], ended: Ended, step: int = 0) -> None:
         """Run a closed load whose users have had so many turns before; `ended` is told of every stream."""
-        async with self._window(load) as start_ns, asyncio.TaskGroup() as users:
-            for user, offset in enumerate(ramp_offsets(load.users, load.ramp_s)):
-                users.create_task(self._user(user, start_ns, offset, load, step, had, ended))
+        offsets = ramp_offsets(load.users, load.ramp_s)
+        async with self._engine.users(load.users) as users, self._window(load) as start_ns:
+            await users(lambda user: self._user(user, start_ns, offsets[user], load, step, had, ended))
 
     async def _user(
         self, user: int, start_ns: int, offset: int, load: Closed, step: int, had: list[int], ended: Ended
@@ -125,7 +124,7 @@ class Loads:
         end_ns = NEVER if load.duration_s is None else start_ns + int(load.duration_s * NS)
         intended = start_ns + offset
         turns = itertools.count() if load.turns is None else range(load.turns)
-        await self._pacer.until(intended)
+        await self._engine.pacer.until(intended)
         for _ in turns:
             if intended >= end_ns or self._client.stopped:
                 break
@@ -136,7 +135,7 @@ class Loads:
             pause_s = max(load.think_s, REFUSED_PAUSE_S if record.outcome == Outcome.REFUSED else 0.0)
             intended = monotonic_ns() + int(pause_s * NS)
             if pause_s:
-                await self._pacer.until(intended)
+                await self._engine.pacer.until(intended)
 
     # Open loads.
 
@@ -155,9 +154,9 @@ class Loads:
 
     async def _open(self, load: Open, arrivals: list[tuple[int, int]]) -> None:
         client = self._client
-        async with self._window(load) as start_ns, asyncio.TaskGroup() as streams:
+        async with self._window(load) as start_ns, self._engine.group() as streams:
             for ordinal, offset in arrivals:
-                await self._pacer.until(start_ns + offset)
+                await self._engine.pacer.until(start_ns + offset)
                 if client.stopped:
                     break
                 record = client.record(ordinal, start_ns + offset)
@@ -199,19 +198,19 @@ class Loads:
         facts = client.facts = PhaseFacts()
         held: list[Held] = []
         ended: list[StreamRecord] = []
-        async with self._window(load), asyncio.TaskGroup() as streams:
+        async with self._window(load), self._engine.group() as streams:
             for size in (0, *load.sizes):
                 start_ns, opened = monotonic_ns(), facts.starts
                 for ordinal in range(opened, size):
                     intended_ns = start_ns + int((ordinal - opened) * NS / load.rate)
-                    await self._pacer.until(intended_ns)
+                    await self._engine.pacer.until(intended_ns)
                     if client.stopped:
                         break
                     record = client.record(ordinal, intended_ns, step=size)
                     facts.starts += 1
                     streams.create_task(self._held_stream(record, load.profile, ended))
                 while not client.stopped and len(ended) + client.flowing() < facts.starts:
-                    await self._pacer.until(monotonic_ns() + LOOK_NS)
+                    await self._engine.pacer.until(monotonic_ns() + LOOK_NS)
                 facts.peak_open = client.flowing()
                 if client.stopped:
                     break

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 
 import msgspec
 
+from bench.drivers.engine import Engine, Future
 from bench.drivers.plan import Said
 
 
@@ -20,23 +20,28 @@ def say(said: Said) -> None:
 class Parent:
     """What the parent says on standard input."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._told = asyncio.Event()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._told: Future | None = None
         self._over = False
 
     def give_up(self) -> None:
         """Wait for nothing any more."""
         self._over = True
-        self._told.set()
+        self._wake()
 
     async def line(self) -> bytes | None:
         """Wait for the next line; b"" when there is no parent any more, None after `give_up`."""
-        self._told.clear()
-        self._loop.add_reader(0, self._told.set)
+        if self._over:
+            return None
+        self._told = self._engine.create_future()
+        self._engine.add_reader(0, self._wake)
         try:
-            if not self._over:
-                await self._told.wait()
+            await self._told
         finally:
-            self._loop.remove_reader(0)
+            self._engine.remove_reader(0)
         return None if self._over else os.read(0, 1024)
+
+    def _wake(self) -> None:
+        if self._told is not None and not self._told.done():
+            self._told.set_result(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -12,14 +11,14 @@ from time import monotonic_ns
 
 from bench.arrivals import NS
 from bench.drivers.client import Client
+from bench.drivers.engine import Handle
 from bench.drivers.parent import say
 from bench.drivers.plan import Back, Held, PhaseFacts, Plan, Slice, Tick
 from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
-from servers.pacing import Pacer
 
 PROBE_NS = 20_000_000
 """The driver's own loop is probed this often; what it is late is its lag."""
-QUIET_NS, QUIET_S, QUIET_TRIES = 100_000, 0.005, 40
+QUIET_NS, QUIET_PAUSE_NS, QUIET_TRIES = 100_000, 5_000_000, 40
 """Before the turn is given away the server has used less CPU than this in one such pause, or in the last of the tries:
 what it still does for closed connections would weigh on whoever comes next."""
 
@@ -27,21 +26,21 @@ what it still does for closed connections would weigh on whoever comes next."""
 class Meter:
     """Watches a server, its driver and the machine while streams run."""
 
-    def __init__(self, plan: Plan, pacer: Pacer, client: Client) -> None:
+    def __init__(self, plan: Plan, client: Client) -> None:
         self._pinned = plan.pinned
-        self._pacer = pacer
         self._client = client
+        self._pacer = client.engine.pacer
         self.server_pid = plan.server_pid
         self._server_cpu_last_ns = self._server_used_ns = 0
         """The latter: CPU time of servers that have died, less what the one there now had used when it took over."""
         self._facts = PhaseFacts()
         self._lags: list[int] = []
-        self._probing: asyncio.Task[None] | None = None
+        self._probing: Handle | None = None
         self._measuring = False
 
     def watch(self) -> None:
         """Begin to probe the loop."""
-        self._probing = asyncio.get_running_loop().create_task(self._probe())
+        self._probing = self._client.engine.start(self._probe())
 
     def rest(self) -> None:
         """Stop probing."""
@@ -111,7 +110,7 @@ class Meter:
         """Wait until the server has nothing left to do, but not for long."""
         used = self.server_cpu_ns()
         for _ in range(QUIET_TRIES):
-            await asyncio.sleep(QUIET_S)
+            await self._pacer.until(monotonic_ns() + QUIET_PAUSE_NS)
             before, used = used, self.server_cpu_ns()
             if used - before < QUIET_NS:
                 break

@@ -20,12 +20,12 @@ import psutil
 
 from bench.certificate import Certificate
 from bench.drivers.client import Client
+from bench.drivers.engine import Engine
 from bench.drivers.plan import Plan
 from bench.rawlog import StreamRecord
 from bench.scenario import PRIME, PRIME_PROFILE, Arm, Closed, Scenario, Timeouts
 from servers.emitter import Constant, Fixed, Profile, schedule
 from servers.faults import Fault
-from servers.pacing import Pacer
 
 MIB = 1 << 20
 SEED = 5
@@ -97,8 +97,7 @@ def starting() -> Iterator[list[Server]]:
 
 
 def client_of(
-    loop: asyncio.AbstractEventLoop,
-    pacer: Pacer,
+    engine: Engine,
     folder: Path,
     server: Server | None,
     protocol: str,
@@ -121,7 +120,7 @@ def client_of(
     plan = Plan(scenario, "arm", "127.0.0.1", at, pid, SEED, str(folder), warm_up=0, compression=False)
     if server is not None and server.certificate is not None:
         plan.ca_file, plan.server_name = str(server.certificate.ca_file), server.certificate.server_name
-    client = Client(plan, loop, pacer)
+    client = Client(plan, engine)
     client.enter(PHASE, load)
     return client
 

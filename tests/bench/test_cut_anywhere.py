@@ -14,6 +14,7 @@ import uvloop
 from driven import Server, client_of, starting, stream, texts
 from websockets.utils import accept_key
 
+from bench.drivers.asyncio_ import AsyncioEngine
 from bench.drivers.client import Client
 from bench.network.between import between
 from bench.network.profiles import Network
@@ -23,7 +24,6 @@ from bench.wire.events import SEPARATOR
 from servers.bare.http1 import head
 from servers.emitter import Constant, Fixed, Profile
 from servers.faults import Fault
-from servers.pacing import Pacer
 
 SHORT = Profile(first=Constant(ms=0), gap=Constant(ms=0), length=Fixed(tokens=2), text="chinese")
 AMPLE = Timeouts(connect_s=20, head_s=20, first_s=20, gap_s=20, total_s=60)
@@ -45,13 +45,13 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
-        self._pacer = Pacer(self._loop)
+        self._engine = AsyncioEngine(self._loop)
         self._clients: list[Client] = []
         self._room = asyncio.Semaphore(AT_ONCE)
 
     def client(self, server: Server | None, protocol: str, port: int = 0) -> Client:
         folder = self._folder / f"{len(self._clients)}"
-        self._clients.append(client_of(self._loop, self._pacer, folder, server, protocol, AMPLE, port))
+        self._clients.append(client_of(self._engine, folder, server, protocol, AMPLE, port))
         return self._clients[-1]
 
     async def stream(self, client: Client, profile: str) -> StreamRecord:
@@ -63,7 +63,7 @@ class Bench:
         for client in self._clients:
             client.log.close()
             assert not client.busy
-        self._pacer.close()
+        self._engine.pacer.close()
 
 
 def run(folder: Path, work: Callable[[Bench], Awaitable[T]]) -> T:

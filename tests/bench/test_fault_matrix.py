@@ -21,12 +21,12 @@ from driven import MIB, QUICK, Kept, Server, client_of, kept, settled, starting,
 
 from bench.arrivals import NS
 from bench.certificate import Certificate, make
+from bench.drivers.asyncio_ import AsyncioEngine
 from bench.drivers.client import Client
 from bench.rawlog import StreamRecord
 from bench.scenario import OFFERS, Timeouts
 from bench.wire.events import SEPARATOR, meaning
 from servers.faults import APPLIES, BROKEN, HANDSHAKE, Api, Cut, Fault
-from servers.pacing import Pacer
 
 KINDS = (*get_args(Api), *get_args(Cut), *sorted(BROKEN))
 GOOD = "good"
@@ -251,7 +251,7 @@ class Run:
         self._folder = folder
         self._servers = servers
         self._loop = asyncio.get_running_loop()
-        self._pacer = Pacer(self._loop)
+        self._engine = AsyncioEngine(self._loop)
         self._clients = 0
         self._room = asyncio.Semaphore(AT_ONCE)
 
@@ -266,13 +266,13 @@ class Run:
         met = dict(zip(CASES, await asyncio.gather(*map(self._case, CASES)), strict=True))
         after = {name: await settled(pid, idle[name]) for name, pid in processes.items()}
         tasks = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        self._pacer.close()
+        self._engine.pacer.close()
         return Matrix(met, usual, tasks, unhandled, idle, before, after, {})
 
     def _client(self, case: Case, protocol: str) -> Client:
         self._clients += 1
         folder = self._folder / f"{self._clients}"
-        return client_of(self._loop, self._pacer, folder, self._servers[case.process], protocol, case.timeouts)
+        return client_of(self._engine, folder, self._servers[case.process], protocol, case.timeouts)
 
     async def _usual(self, case: Case) -> dict[tuple[int, bool], Figures]:
         client = self._client(case, case.arm.protocol)
