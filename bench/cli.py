@@ -331,7 +331,11 @@ def scenarios() -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def serve(context: typer.Context) -> None:
-    """Serve the mock LLM alone, for any client: `tokenwire serve aiohttp --port 8000`; see `tokenwire serve --help`."""
+    """Serve the mock LLM alone, for any client: `tokenwire serve aiohttp`, or `tokenwire serve --scenario duel`."""
+    if any(argument.partition("=")[0] in ("--scenario", "--help", "-h") for argument in context.args):
+        from bench.target import main as serve_scenario
+
+        serve_scenario(context.args)
     from servers.__main__ import main as serve_main
 
     serve_main(context.args)
