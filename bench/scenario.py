@@ -16,6 +16,7 @@ Protocol = Literal["sse", "websocket"]
 Stack = Literal["aiohttp", "websockets", "roofline", "faulty"]
 Mode = Literal["equal", "as-deployed"]
 Connections = Literal["cold", "warm"]
+Driver = Literal["asyncio", "locust"]
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Pause = Annotated[float, Meta(ge=0, le=86_400)]
@@ -53,6 +54,8 @@ class Arm(Table, frozen=True):
     heartbeat_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
     """Keep-alive comments or pings after this many seconds; 0 for none; unset leaves it to the mode."""
     tls: bool | None = None
+    """Unset leaves it to the experiment's."""
+    driver: Driver | None = None
     """Unset leaves it to the experiment's."""
     plant: Plant | None = None
     """A slow-down or fault planted in the server, to see whether the comparison finds it."""
@@ -243,6 +246,8 @@ class Experiment(Table, frozen=True):
     mode: Mode = "equal"
     tls: bool = False
     """On every arm that does not say otherwise; the certificate is made for the block and trusted by the driver."""
+    driver: Driver = "asyncio"
+    """What makes the load of every arm that does not say otherwise: one asyncio loop, or Locust on gevent."""
     networks: Annotated[list[str], Meta(min_length=1, max_length=10)] = msgspec.field(
         default_factory=lambda: ["loopback"]
     )
@@ -291,6 +296,10 @@ class Scenario(Table, frozen=True):
         """Whether an arm speaks TLS."""
         own = self.arms[arm].tls
         return self.experiment.tls if own is None else own
+
+    def driver(self, arm: str) -> Driver:
+        """What makes the load of an arm."""
+        return self.arms[arm].driver or self.experiment.driver
 
     def fault(self, phase: str) -> Fault | None:
         """What goes wrong with the streams of a phase."""

@@ -358,9 +358,14 @@ def _errors(number: int) -> str:
     return f"server-{number}.err"
 
 
+DRIVERS = {"asyncio": "bench.drivers.asyncio_", "locust": "bench.drivers.locust_"}
+"""A scenario's word for a driver -> the module that runs as one."""
+
+
 def _driver(plan: Plan, raw: Path, way: between.Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     file = _save(raw / "plan.json", msgspec.to_builtins(plan))
-    return _process([sys.executable, "-m", "bench.drivers.asyncio_", str(file)], raw / "driver.err", way.enter_driver)
+    module = DRIVERS[plan.scenario.driver(plan.arm)]
+    return _process([sys.executable, "-m", module, str(file)], raw / "driver.err", way.enter_driver)
 
 
 @contextlib.contextmanager

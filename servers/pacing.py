@@ -7,13 +7,13 @@ never released early.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from time import monotonic_ns
+from typing import Any, Protocol
 
 BATCH = 32
 """Streams released per iteration of the loop. Between batches the loop polls its sockets, so accepts, cancels and
@@ -35,6 +35,30 @@ def set_timer_slack(slack_ns: int = 1) -> bool:
     return bool(ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0) == 0)
 
 
+class Waiter(Protocol):
+    """What an event loop makes for who waits: `asyncio.Future`, or the like of it."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: None, /) -> None: ...
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+
+
+class Loop(Protocol):
+    """What is asked of an event loop: each as asyncio's does it."""
+
+    def create_future(self) -> Waiter: ...
+
+    def call_soon(self, callback: Callable[[], object], /) -> object: ...
+
+    def call_later(self, delay_s: float, callback: Callable[[], object], /) -> Any: ...
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
 
@@ -52,7 +76,7 @@ class TimerFd:
 
     name = "timerfd"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fire: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, fire: Callable[[], None]) -> None:
         if sys.platform != "linux":
             raise OSError("timerfd is a Linux call")
         # PyDLL keeps the GIL: letting go of it costs more than the call, and there is no other thread.
@@ -88,10 +112,10 @@ class LoopTimer:
 
     name = "loop"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fire: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, fire: Callable[[], None]) -> None:
         self._loop = loop
         self._fire = fire
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: Any = None
 
     def arm(self, due_ns: int) -> None:
         """Fire at about `due_ns`."""
@@ -107,7 +131,7 @@ class LoopTimer:
     close = disarm
 
 
-def _timer(loop: asyncio.AbstractEventLoop, fire: Callable[[], None]) -> TimerFd | LoopTimer:
+def _timer(loop: Loop, fire: Callable[[], None]) -> TimerFd | LoopTimer:
     try:
         return TimerFd(loop, fire)
     except OSError:
@@ -119,15 +143,15 @@ class Pacer:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        timer: Callable[[asyncio.AbstractEventLoop, Callable[[], None]], TimerFd | LoopTimer] = _timer,
+        loop: Loop,
+        timer: Callable[[Loop, Callable[[], None]], TimerFd | LoopTimer] = _timer,
         clock_ns: Callable[[], int] = monotonic_ns,
     ) -> None:
         self._loop = loop
         self._create_future = loop.create_future
         self._clock_ns = clock_ns
         self._timer = timer(loop, self._release)
-        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._heap: list[tuple[int, int, Waiter]] = []
         self._calls = 0
         # When `_release` will run: 0 when it is already queued in the loop.
         self._wake_ns = NEVER_NS
@@ -138,7 +162,7 @@ class Pacer:
         """What wakes it: "timerfd" or "loop"."""
         return self._timer.name
 
-    def until(self, due_ns: int) -> asyncio.Future[None]:
+    def until(self, due_ns: int) -> Waiter:
         """Return a future that is done at `due_ns` of CLOCK_MONOTONIC or a little later, never earlier.
 
         It is never done on return, even when the deadline has passed: whoever is late goes to the end of the queue of

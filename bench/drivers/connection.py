@@ -10,9 +10,10 @@ from time import monotonic_ns
 from typing import cast
 
 from bench.arrivals import NS
-from bench.drivers.engine import Engine, Future, Handle, Transport
+from bench.drivers.engine import Engine, Handle, Transport
 from bench.session import NEVER, Session, uncounted
 from bench.usage import data_segments
+from servers.pacing import Waiter
 
 
 class Connection(asyncio.Protocol):
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._transport: Transport | None = None
         self._timer: Handle | None = None
         self._armed_ns = NEVER
-        self.settled: Future | None = None
+        self.settled: Waiter | None = None
         """Resolved when the stream has ended and the connection is idle again, or gone."""
         self.by_message = False
         """Whether a client that leaves says so, where the protocol can, instead of closing the connection."""

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from servers.pacing import Pacer, Waiter
+
 if TYPE_CHECKING:
     from bench.drivers.connection import Connection
-    from servers.pacing import Pacer
 
 Work: TypeAlias = Coroutine[Any, Any, Any]
-
-
-class Future(Protocol):
-    """Awaited by one, resolved by another."""
-
-    def done(self) -> bool:
-        """Whether it is resolved, or nobody waits any more."""
-
-    def set_result(self, result: None, /) -> None:
-        """Wake who awaits it."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """Wait until it is resolved."""
 
 
 class Handle(Protocol):
@@ -51,7 +39,7 @@ class Engine(Protocol):
     """For the record: what runs the driver."""
     pacer: Pacer
 
-    def create_future(self) -> Future: ...
+    def create_future(self) -> Waiter: ...
 
     def call_later(self, delay_s: float, callback: Callable[[], object], /) -> Handle: ...
 

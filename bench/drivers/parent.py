@@ -7,8 +7,9 @@ import os
 
 import msgspec
 
-from bench.drivers.engine import Engine, Future
+from bench.drivers.engine import Engine
 from bench.drivers.plan import Said
+from servers.pacing import Waiter
 
 
 def say(said: Said) -> None:
@@ -22,7 +23,7 @@ class Parent:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._told: Future | None = None
+        self._told: Waiter | None = None
         self._over = False
 
     def give_up(self) -> None:

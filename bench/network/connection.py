@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from time import monotonic_ns
 from typing import cast
 
@@ -136,10 +137,13 @@ class Way:
         now_ns = monotonic_ns()
         wait_ns = self._flow.crowded_ns(now_ns)
         if wait_ns:
-            self._pacer.until(now_ns + max(wait_ns, LOOK_AGAIN_NS)).add_done_callback(self._read_on)
+            self._call_at(now_ns + max(wait_ns, LOOK_AGAIN_NS), self._read_on)
         else:
             self._paused = False
             self._source.resume_reading()
+
+    def _call_at(self, due_ns: int, callback: Callable[[object], None]) -> None:
+        cast("asyncio.Future[None]", self._pacer.until(due_ns)).add_done_callback(callback)
 
     def hold(self) -> None:
         """The sink takes nothing for now."""
@@ -158,7 +162,7 @@ class Way:
         due_ns = max(due_ns, self._not_before_ns)
         if due_ns < self._armed_ns:
             self._armed_ns = due_ns
-            self._pacer.until(due_ns).add_done_callback(self._release)
+            self._call_at(due_ns, self._release)
 
     def _release(self, _woken: object) -> None:
         """Write what is due, which may be nothing: a wake-up is not taken back when a segment comes out sooner."""
