@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -84,6 +84,12 @@ def _show_set(folder: Path) -> Overview | str:
     return found
 
 
+Load = Annotated[
+    Literal["asyncio", "locust"] | None,
+    typer.Option("--driver", help="What makes the load; default as the scenario says, else asyncio."),
+]
+
+
 @app.command()
 def run(
     scenario: Annotated[
@@ -91,6 +97,7 @@ def run(
         typer.Argument(help="A shipped scenario (see `scenarios`; default duel) or the path of a TOML file."),
     ] = None,
     overrides: Overrides = None,
+    driver: Load = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -110,14 +117,16 @@ def run(
     from bench.scenario_toml import ScenarioError, load
 
     if going_on is not None:
-        if scenario is not None or overrides or budget is not None:
-            _fail("--resume goes on with a run as it began: give neither a scenario, --set nor --budget", USAGE)
+        if scenario is not None or overrides or driver or budget is not None:
+            _fail(
+                "--resume goes on with a run as it began: give neither a scenario, --set, --driver nor --budget", USAGE
+            )
         if netset.is_set(going_on):
             _finish_set(going_on, lambda: netset_run.resume(going_on, _on_its_network))
         else:
             _finish(going_on, lambda: experiment.resume(going_on, Progress))
         return
-    settings = list(overrides or [])
+    settings = _settings(overrides, driver)
     if budget is not None:
         settings.append(f"experiment.budget_s={_seconds(budget)}")
     named = scenario or "duel"
@@ -148,6 +157,11 @@ def run(
             )
 
     _finish(folder, carry_out)
+
+
+def _settings(overrides: list[str] | None, driver: str | None) -> list[str]:
+    """What options say of the scenario, as overrides."""
+    return [*(overrides or []), *([f"experiment.driver={driver}"] if driver else [])]
 
 
 @contextmanager
@@ -197,6 +211,7 @@ def aa(
         str | None, typer.Option(metavar="NAME", help="The arm to run against itself; default the first.")
     ] = None,
     overrides: Overrides = None,
+    driver: Load = None,
     results: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("results"),
 ) -> None:
     """Run an arm against itself: how large a difference this machine shows where there is none.
@@ -209,7 +224,8 @@ def aa(
     from bench.scenario_toml import ScenarioError, load
 
     try:
-        twice = floor.against_itself(load(scenario, overrides or []), arm, scenario)
+        settings = _settings(overrides, driver)
+        twice = floor.against_itself(load(scenario, settings), arm, scenario)
         warning = netset_run.check_permitted(twice, scenario)
     except ScenarioError as error:
         _fail(error, USAGE)
@@ -220,7 +236,7 @@ def aa(
 
     def carry_out() -> str:
         with Progress(twice) as progress:
-            return experiment.run(twice, scenario, overrides or [], folder, progress, command=["aa", "--arm", own])
+            return experiment.run(twice, scenario, settings, folder, progress, command=["aa", "--arm", own])
 
     _show_floors(_finish(folder, carry_out), twice, own, results)
 

@@ -42,14 +42,13 @@ class Noise(msgspec.Struct, frozen=True):
 
 
 def work_of(scenario: Scenario) -> str:
-    """A fingerprint of what is measured and how: phases with their faults, profiles, time-outs, mode, TLS, network.
-
-    Of several networks it is the first: noise is of one. Arms are not in it.
+    """A fingerprint of what is measured and how: phases with their faults, profiles, time-outs, mode, TLS, driver and
+    network, of several the first: noise is of one. Arms are not in it.
     """
     wanted = scenario.experiment
     parts = (
         *(scenario.phases, scenario.faults, scenario.profiles, scenario.timeouts),
-        *(wanted.mode, wanted.tls, scenario.network(wanted.networks[0]), _between(scenario)),
+        *(wanted.mode, wanted.tls, wanted.driver, scenario.network(wanted.networks[0]), _between(scenario)),
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 

@@ -32,7 +32,8 @@ def what_was_run(summary: Summary) -> str:
     blocks = count(summary.blocks_planned, "block")
     return (
         f"Scenario {summary.scenario}, mode {summary.mode} ({_MODES.get(summary.mode, summary.mode)}): {arms}, "
-        f"all over HTTP/1.1, {encryption(summary)}, {network(summary)}; {trials} in {blocks} of random order; "
+        f"all over HTTP/1.1, {encryption(summary)}, {network(summary)}, {driven(summary)}; "
+        f"{trials} in {blocks} of random order; "
         f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores; {_date(summary.created)}."
     )
 
@@ -57,6 +58,18 @@ def encryption(summary: Summary) -> str:
     if not over:
         return "without TLS"
     return f"over {name}" if len(over) == len(known) else f"over {name} with {listed([arm.label for arm in over])}"
+
+
+def driven(summary: Summary) -> str:
+    """What made the load: `load by asyncio`, or which arms had theirs by what."""
+    by: dict[str, list[str]] = {}
+    for arm in summary.arms:
+        if "loop" in arm.driver:
+            name = f"Locust {arm.driver['versions']['locust']}" if "locust" in arm.driver["versions"] else "asyncio"
+            by.setdefault(name, []).append(arm.label)
+    if len(by) == 1:
+        return f"load by {next(iter(by))}"
+    return "load by " + ", and ".join(f"{name} on {listed(arms)}" for name, arms in by.items())
 
 
 def _date(created: str) -> str:
