@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 NS = 1_000_000_000
 
 
-def open_offsets(arrivals: Literal["constant", "poisson"], rate: float, duration_s: float, seed: int) -> list[int]:
-    """Start offsets of an open load: every one before `duration_s`, `rate` per second on average.
+Arrivals: TypeAlias = Literal["constant", "poisson"]
+
+
+def open_offsets(arrivals: Arrivals, rate: float, duration_s: float, seed: int) -> list[int]:
+    """Start offsets of an open load: every one before `duration_s`, `rate` per second on average."""
+    end = int(duration_s * NS)
+    return list(itertools.takewhile(lambda offset: offset < end, endless_offsets(arrivals, rate, seed)))
+
+
+def endless_offsets(arrivals: Arrivals, rate: float, seed: int) -> Iterator[int]:
+    """Start offsets of an open load whose end is not known, in order.
 
     Poisson arrivals are exponential gaps from `random.Random(seed).random`, whose sequence Python guarantees.
     """
-    end = int(duration_s * NS)
     if arrivals == "constant":
         gap = NS / rate
-        return [offset for i in range(int(duration_s * rate) + 1) if (offset := int(i * gap)) < end]
+        yield from (int(i * gap) for i in itertools.count())
     draw = random.Random(seed).expovariate
-    offsets: list[int] = []
     at = draw(rate)
-    while (offset := int(at * NS)) < end:
-        offsets.append(offset)
+    while True:
+        yield int(at * NS)
         at += draw(rate)
-    return offsets
 
 
 def ramp_offsets(users: int, ramp_s: float) -> list[int]:

@@ -42,11 +42,11 @@ class InstrumentFault(Exception):
 class Client:
     """All clients of one trial."""
 
-    def __init__(self, plan: Plan, engine: Engine) -> None:
+    def __init__(self, plan: Plan, engine: Engine, log: RawLog | None = None) -> None:
         self.engine = engine
         self._plan = plan
         self._timeouts = plan.scenario.timeouts
-        self.log = RawLog(Path(plan.folder), API_KEY)
+        self.log = log or RawLog(Path(plan.folder), API_KEY)
         self._tls = _client_tls(plan) if plan.ca_file else None
         self.counters = Counters()
         self.busy: set[Connection] = set()
@@ -124,12 +124,18 @@ class Client:
         settled = connection.settled = self.engine.create_future()
         self.busy.add(connection)
         connection.session.ask(record, body, last_event_id)
-        if record.cold:
-            await self._connect(connection)
-        else:
+        try:
+            if record.cold:
+                await self._connect(connection)
+            else:
+                connection.act()
+            await settled
+        except BaseException:
+            connection.session.cancel(monotonic_ns(), "the client was stopped")
             connection.act()
-        await settled
-        self.busy.discard(connection)
+            raise
+        finally:
+            self.busy.discard(connection)
         return connection
 
     async def _go_on(

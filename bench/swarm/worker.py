@@ -1,0 +1,339 @@
+"""The half that has streams: in every worker, and in a Locust that runs alone. Its figures it sends to the master."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+import gevent
+import msgspec
+
+from bench.arrivals import NS
+from bench.drivers.client import API_KEY, Client
+from bench.drivers.connection import Connection
+from bench.drivers.gevent_ import Future, GeventEngine
+from bench.drivers.plan import Plan
+from bench.rawlog import RawLog, StreamRecord
+from bench.scenario import Arm, Closed
+from bench.swarm.histogram import Histogram
+from bench.swarm.options import Options
+from bench.swarm.taken import Taken
+from bench.swarm.workers import FORMAT
+from bench.usage import cpu_ns
+from bench.wire.events import Outcome
+from servers.emitter import schedule
+from servers.pacing import set_timer_slack
+
+REPORT, ARRIVALS, FINISH, CLEAR = (f"tokenwire_{name}" for name in ("report", "arrivals", "finish", "clear"))
+"""Types of messages: the first to the master, the others from it."""
+REPORT_S = 2.0
+ORDINALS = 10_000_000
+"""Streams of one worker in a closed loop: the next worker's ordinals, and so its seeds, begin behind them."""
+PROBE_NS = 20_000_000
+"""The loop is probed this often; what it is late is its lag."""
+CPU_WINDOW_NS = 5 * NS
+"""A worker's share of its core is that of its busiest such time: a mean over all would hide the end of a ramp."""
+REFUSED_PAUSE_NS = NS // 10
+"""A user whose connection was refused waits this long, so that a dead server is not hammered."""
+GC_THRESHOLD = 50_000
+"""Collections are rare, but not off: a web page may be looked at for days."""
+
+
+class Lane:
+    """All streams of one protocol in this process: a driver's client, whose streams are counted."""
+
+    def __init__(self, protocol: str, options: Options, engine: GeventEngine, folder: Path, events: Any) -> None:
+        self.protocol = protocol
+        self.name = {"sse": "SSE", "websocket": "WS"}[protocol]
+        self.taken = Taken()
+        self._options, self._events = options, events
+        self._waiting: list[Slot] = []
+        self._profile = options.scenario.profiles[options.load.profile]
+        folder.mkdir(parents=True, exist_ok=True)
+        arms = {protocol: Arm(protocol=protocol, stack="aiohttp")}  # type: ignore[arg-type]
+        plan = Plan(
+            scenario=msgspec.structs.replace(options.scenario, arms=arms), arm=protocol, host=options.host,
+            port=options.port, server_pid=0, seed=options.scenario.experiment.seed, folder=str(folder), warm_up=0,
+            compression=False, ca_file=options.ca_file, server_name=options.host,
+        )  # fmt: skip
+        self.client = _CountedClient(plan, engine, _CountedLog(folder, self), self.taken)
+        self.client.enter(options.phase, options.load)
+
+    def ended(self, record: StreamRecord, stamps_ns: array[int], counts: array[int]) -> None:
+        """An attempt to have a stream has ended."""
+        if not record.window:
+            return
+        self.taken.ended(record, stamps_ns, counts, schedule(self._profile, record.seed).due_ns)
+        failed = record.outcome != Outcome.COMPLETE and not record.left_ns
+        self._events.request.fire(
+            request_type=self.name,
+            name=f"{self.name} stream",
+            response_time=(record.ended_ns - (record.started_ns or record.intended_ns)) / 1e6,
+            response_length=record.received_bytes,
+            exception=StreamFailed(record.outcome, record.reason) if failed else None,
+            context={},
+        )
+
+    async def stream(self, ordinal: int, intended_ns: int) -> StreamRecord:
+        """Have one stream, with its further attempts; return the last of them."""
+        return await self.client.counted_stream(self.client.record(ordinal, intended_ns), self._options.load)
+
+    async def keep_one(self) -> None:
+        """Have one more connection ready, where connections are kept."""
+        if self._options.load.connections == "warm":
+            await self.client.prime(1)
+
+    async def arrival(self) -> tuple[int, int] | None:
+        """Wait for an arrival of an open loop; its ordinal and its time. None when no more come."""
+        slot = Slot()
+        self._waiting.append(slot)
+        try:
+            await slot.taken
+        except BaseException:
+            if slot.arrival is not None:  # the user is stopped in the very moment: somebody else takes it
+                self.arrive(*slot.arrival)
+            raise
+        return slot.arrival
+
+    def arrive(self, ordinal: int, due_ns: int) -> None:
+        """Somebody arrives, and takes a user that is idle; where there is none, the start is dropped."""
+        while self._waiting:
+            slot = self._waiting.pop()
+            if not slot.taken.done():  # else its user has been stopped
+                slot.arrival = ordinal, due_ns
+                slot.taken.set_result(None)
+                return
+        self.client.drop(self.client.record(ordinal, due_ns))
+
+    def send_home(self) -> None:
+        """No more arrive."""
+        waiting, self._waiting = self._waiting, []
+        for slot in waiting:
+            if not slot.taken.done():
+                slot.taken.set_result(None)
+
+    def close(self) -> None:
+        """Nothing more comes: close connections and records."""
+        self.client.hang_up_pool()
+        self.client.log.close()
+
+
+class Slot:
+    """A user that waits for an arrival."""
+
+    def __init__(self) -> None:
+        self.taken = Future()
+        self.arrival: tuple[int, int] | None = None
+
+
+def short(client_id: str) -> str:
+    """A worker's name for people: of what Locust calls it, its host and as much as tells two apart."""
+    host, _, number = client_id.rpartition("_")
+    return f"{host}_{number[:6]}"
+
+
+class StreamFailed(Exception):
+    """A stream that did not come to its end, as Locust counts failures: its outcome, and the kind of it."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(f"{outcome}: {reason}" if reason else outcome)
+
+
+class _CountedLog(RawLog):
+    def __init__(self, folder: Path, lane: Lane) -> None:
+        super().__init__(folder, API_KEY)
+        self._lane = lane
+
+    def ended(self, record: StreamRecord, stamps_ns: array[int], counts: array[int]) -> None:
+        super().ended(record, stamps_ns, counts)
+        self._lane.ended(record, stamps_ns, counts)
+
+
+class _CountedClient(Client):
+    def __init__(self, plan: Plan, engine: GeventEngine, log: RawLog, taken: Taken) -> None:
+        super().__init__(plan, engine, log)
+        self._taken = taken
+
+    async def stream(
+        self, record: StreamRecord, profile: str, connection: Connection | None, last_event_id: str = ""
+    ) -> Connection:
+        if record.window:
+            self._taken.begun()
+        return await super().stream(record, profile, connection, last_event_id)
+
+
+class Worker:
+    """One test in this process. `environment` and `runner` are Locust's."""
+
+    def __init__(self, environment: Any, options: Options, folder: Path) -> None:
+        self._environment, self._options = environment, options
+        self._runner = environment.runner
+        self.finishing = False
+        set_timer_slack()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        self._engine = GeventEngine()
+        self.name = short(self._runner.client_id)
+        self.folder = folder / self.name
+        self._lanes = {
+            protocol: Lane(protocol, options, self._engine, self.folder / protocol, environment.events)
+            for protocol in options.protocols
+        }
+        self._next = max(0, self._runner.worker_index) * ORDINALS
+        self._seq = 0
+        self._began_ns = self._cleared_ns = monotonic_ns()
+        self._epoch_ns = 0
+        self._lags = Histogram()
+        self._cpu_share = -1.0
+        self._cpu_from = self._began_ns, cpu_ns(os.getpid())
+        self._over = gevent.event.Event()
+        self._work = [self._engine.start(self._probe()), self._engine.start(self._go_on())]
+
+    # What users do.
+
+    async def next_start(self, protocol: str) -> tuple[int, int] | None:
+        """Ordinal and time of a user's next stream: now in a closed loop, else when somebody arrives; None: no more."""
+        if self._options.rate:
+            return await self._lanes[protocol].arrival()
+        ordinal, self._next = self._next, self._next + 1
+        return ordinal, monotonic_ns()
+
+    async def stream(self, protocol: str, ordinal: int, intended_ns: int) -> None:
+        """Have that stream."""
+        record = await self._lanes[protocol].stream(ordinal, intended_ns)
+        if record.outcome == Outcome.REFUSED and not self._options.rate:
+            await self._engine.pacer.until(monotonic_ns() + REFUSED_PAUSE_NS)
+
+    async def come(self, protocol: str) -> None:
+        """Be a user before its first stream."""
+        await self._lanes[protocol].keep_one()
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """What clients speak in this test."""
+        return self._options.protocols
+
+    @property
+    def think_s(self) -> float:
+        """How long a user waits after a stream, in seconds."""
+        load = self._options.load
+        return load.think_s if isinstance(load, Closed) and not self._options.rate else 0.0
+
+    # What the master says.
+
+    def take_arrivals(self, told: Mapping[str, Any]) -> None:
+        """Take this worker's share of the next arrivals: ordinals and times since the test's start, in order.
+
+        Times are of the clock that began when the first of these messages came: no clock of another machine is read.
+        """
+        if not self._epoch_ns:
+            self._epoch_ns = monotonic_ns() - told["elapsed_ns"]
+        if not self.finishing:
+            self._work.append(self._engine.start(self._let_arrive(told["arrivals"])))
+
+    async def _let_arrive(self, arrivals: Sequence[tuple[int, int]]) -> None:
+        for ordinal, offset_ns in arrivals:
+            due_ns = self._epoch_ns + offset_ns
+            await self._engine.pacer.until(due_ns)
+            if self.finishing:
+                break
+            for lane in self._lanes.values():
+                lane.arrive(ordinal, due_ns)
+
+    def clear(self) -> None:
+        """Forget what has been measured; streams that are open count when they end."""
+        self._cleared_ns = monotonic_ns()
+        self._lags = Histogram()
+        self._cpu_share = -1.0
+        self._cpu_from = self._cleared_ns, cpu_ns(os.getpid())
+        for lane in self._lanes.values():
+            lane.taken.clear()
+
+    def finish(self) -> None:
+        """Start nothing more, let every open stream come to its end, and send the last report. Blocks until then."""
+        if self.finishing:
+            self._over.wait()
+            return
+        self.finishing = True
+        for lane in self._lanes.values():
+            lane.send_home()
+        patience_ns = monotonic_ns() + int(self._options.scenario.timeouts.total_s * NS)
+        while any(lane.taken.open for lane in self._lanes.values()) and monotonic_ns() < patience_ns:
+            gevent.sleep(0.05)
+        for lane in self._lanes.values():
+            lane.client.stop()
+        self._weigh(monotonic_ns())
+        for one in self._work:
+            one.cancel()
+        self.report(final=True)
+        for lane in self._lanes.values():
+            lane.close()
+        self._engine.pacer.close()
+        self._over.set()
+
+    # What the master hears.
+
+    def report(self, *, final: bool = False) -> None:
+        """Send all that has been measured since the test began, or was cleared."""
+        self._seq += 1
+        protocols = {}
+        for protocol, lane in self._lanes.items():
+            protocols[protocol] = lane.taken.report()
+            if not final:
+                gevent.sleep(0)  # packing histograms takes ms, and tokens come meanwhile
+        lags = self._lags
+        self._runner.send_message(
+            REPORT,
+            {
+                "format": FORMAT,
+                "worker": self.name,
+                "host": socket.gethostname(),
+                "seq": self._seq,
+                "elapsed_ns": monotonic_ns() - self._cleared_ns,
+                "final": final,
+                "users": self._runner.user_count,
+                "cpu_share": self._cpu_share,
+                "cpu_ns": cpu_ns(os.getpid()),
+                "loop_lag_p99_ns": _ns(lags.percentile(99)),
+                "loop_lag_max_ns": _ns(lags.max_us),
+                "protocols": protocols,
+            },
+        )
+
+    async def _go_on(self) -> None:
+        """Report for as long as the test goes."""
+        while True:
+            await self._engine.pacer.until(monotonic_ns() + int(REPORT_S * NS))
+            now_ns = monotonic_ns()
+            if now_ns - self._cpu_from[0] >= CPU_WINDOW_NS:
+                self._weigh(now_ns)
+            for lane in self._lanes.values():
+                lane.client.log.flush()
+            self.report()
+
+    def _weigh(self, now_ns: int) -> None:
+        """Take the share of a core that was used since the last time into account."""
+        (since_ns, before_ns), used_ns = self._cpu_from, cpu_ns(os.getpid())
+        if now_ns - since_ns >= CPU_WINDOW_NS or self._cpu_share < 0:
+            self._cpu_share = max(self._cpu_share, (used_ns - before_ns) / max(1, now_ns - since_ns))
+            self._cpu_from = now_ns, used_ns
+
+    async def _probe(self) -> None:
+        due_ns = monotonic_ns()
+        while True:
+            due_ns += PROBE_NS
+            await self._engine.pacer.until(due_ns)
+            now_ns = monotonic_ns()
+            self._lags.add_ns((now_ns - due_ns,))
+            due_ns = max(due_ns, now_ns - PROBE_NS)
+
+
+def _ns(value_us: float | None) -> int:
+    return -1 if value_us is None else int(value_us * 1000)
