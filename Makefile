@@ -9,23 +9,27 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOAK_MINUTES ?= 20
 KILLS ?= 50
 
-.PHONY: help bench bench-smoke bench-micro soak kills test lint lock clean
+.PHONY: help bench bench-smoke bench-distributed bench-micro soak kills test lint lock clean
 
 help:
-	@echo "make bench        SSE against WebSocket on this machine, about 5 minutes, ends with a report"
-	@echo "make bench-smoke  the same path in half a minute: does it run here?"
-	@echo "make bench-micro  the measuring path itself, timed: codecs, driver, pacing"
-	@echo "make soak         $(SOAK_MINUTES) minutes of streams that are cut, left and resumed: does memory stay? (SOAK_MINUTES=...)"
-	@echo "make kills        driver, server or run killed at random moments, $(KILLS) times (KILLS=...)"
-	@echo "make test         the tests"
-	@echo "make lint         ruff and mypy"
-	@echo "make lock         resolve the dependencies anew"
+	@echo "make bench              SSE against WebSocket on this machine, about 5 minutes, ends with a report"
+	@echo "make bench-smoke        the same path in half a minute: does it run here?"
+	@echo "make bench-distributed  a target, a Locust master and two workers here, half a minute: the merged report"
+	@echo "make bench-micro        the measuring path itself, timed: codecs, driver, pacing"
+	@echo "make soak               $(SOAK_MINUTES) minutes of streams that are cut, left and resumed: does memory stay? (SOAK_MINUTES=...)"
+	@echo "make kills              driver, server or run killed at random moments, $(KILLS) times (KILLS=...)"
+	@echo "make test               the tests"
+	@echo "make lint               ruff and mypy"
+	@echo "make lock               resolve the dependencies anew"
 
 bench: $(VENV)/.run
 	$(BIN)/tokenwire run duel
 
 bench-smoke: $(VENV)/.run
 	$(BIN)/tokenwire run duel --set experiment.blocks=1 --set experiment.roofline=false
+
+bench-distributed: $(VENV)/.run
+	$(BIN)/python -m bench.swarm.here -- -u 100 -r 50 -t 20s
 
 bench-micro: $(VENV)/.dev
 	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds

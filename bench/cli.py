@@ -358,6 +358,12 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
+def locustfile() -> None:
+    """Print the path of tokenwire's locustfile: locust -f "$(tokenwire locustfile)" --host http://TARGET."""
+    print(Path(__file__).with_name("swarm") / "locustfile.py")
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     results: Annotated[Path, typer.Option(help="The folder that runs are to be kept in.")] = Path("results"),

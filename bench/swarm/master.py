@@ -24,6 +24,8 @@ LOOK_S = 0.5
 """How often it is looked who is there, and who arrives next."""
 AHEAD_NS = int(1.5 * NS)
 """Workers are told of arrivals so long before."""
+FILL_NS = 2 * NS
+"""Locust's own tables are filled anew no more often."""
 PATIENCE_S = 10.0
 """Besides the time that a stream may take: how long a worker may take to finish."""
 
@@ -42,6 +44,7 @@ class Master:
         self._arrivals: Iterator[tuple[int, int]] | None = None
         self._next: tuple[int, int] | None = None
         self._turn = 0
+        self._filled_ns = 0
         self.conclusion: Conclusion | None = None
         """Of the last test."""
         self._runner.register_message(REPORT, self._reported)
@@ -98,13 +101,17 @@ class Master:
         figures = Figures.now(self._workers, monotonic_ns(), over=True)
         self.conclusion = conclude(figures, open_loop=bool(self._options.rate))
         self._figures = figures
-        page.fill(self._environment.stats, self._workers.reports, self._options.load.connections)
+        self._fill()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._written = show.write(self._folder, figures, self.conclusion, title=self._title())
         except OSError as error:
             self._written = {}
             print(f"tokenwire: {error.filename or self._folder}: cannot be written: {error.strerror}", file=sys.stderr)
+
+    def _fill(self) -> None:
+        if self._options is not None:
+            page.fill(self._environment.stats, self._workers.reports, self._options.load.connections)
 
     def tell(self) -> None:
         """Print the figures of the last test, behind Locust's own."""
@@ -122,17 +129,17 @@ class Master:
 
     # Workers.
 
-    def _reported(self, environment: Any, msg: Any, **_: Any) -> None:
+    def _reported(self, msg: Any, **_: Any) -> None:
         now_ns = monotonic_ns()
         try:
             report = read_report(msg.data)
         except ValueError as error:
             print(f"tokenwire: {error}", file=sys.stderr)
             return
-        self._workers.joined(report.worker, now_ns)
         self._workers.reported(report.worker, report, now_ns)
-        if self._options is not None:
-            page.fill(environment.stats, self._workers.reports, self._options.load.connections)
+        if now_ns - self._filled_ns >= FILL_NS:  # merging takes ms a worker, and reports of many come all the time
+            self._filled_ns = now_ns
+            self._fill()
 
     def _watch(self) -> None:
         """See who is there, and who is gone: Locust tells nobody."""

@@ -19,7 +19,7 @@ from bench.swarm.workers import WorkerReport
 
 PATH = "/tokenwire"
 _LINK = (
-    "position:fixed;right:1rem;bottom:1rem;z-index:9999;padding:.5rem .9rem;border-radius:.4rem;background:#1f2937;"
+    "position:fixed;left:1rem;bottom:1rem;z-index:9999;padding:.5rem .9rem;border-radius:.4rem;background:#1f2937;"
     "color:#fff;font:14px system-ui;text-decoration:none"
 )
 PARTS = {"connect": "connect", "ttft_{own}": "ttft", "ttft_{other}": "ttft {other}", "icl": "icl"}
@@ -68,9 +68,8 @@ def _show(entry: StatsEntry, whole: Any) -> None:
     entry.total_response_time = whole.mean_us / 1000 * whole.total
     entry.min_response_time, entry.max_response_time = whole.min_us / 1000, whole.max_us / 1000
     entry.response_times.clear()
-    for index, count in enumerate(whole._above.cells):
-        if count:
-            entry.response_times[three_digits(whole._above.middle_ns(index) / 1e6)] += count  # type: ignore[index]
+    for value_us, count in whole.counted():
+        entry.response_times[three_digits(value_us / 1000)] += count  # type: ignore[index]
     if new > 0:
         entry.num_reqs_per_sec[now_s] += new
         entry.last_request_timestamp = now_s

@@ -78,6 +78,7 @@ class Taken:
         are not known. A start that was dropped is told by its record alone, without `begun`.
         """
         if not record.window:
+            self._take_connection(record)
             return
         told = self._counts
         if record.outcome == DROPPED:
@@ -107,10 +108,7 @@ class Taken:
         late_ns = started_ns - record.intended_ns
         self._of("late").add_ns((late_ns,))
         self._counts.late += late_ns > LATE_NS and not record.attempt
-        if record.cold and record.connected_ns:
-            self._of("connect").add_ns((record.connected_ns - started_ns,))
-            if record.secured_ns:
-                self._of("tls").add_ns((record.secured_ns - record.connected_ns,))
+        self._take_connection(record)
         if record.first_content_ns:
             ttft_ns, temperature = record.first_content_ns - started_ns, "cold" if record.cold else "warm"
             self._of(f"ttft_{temperature}").add_ns((ttft_ns,))
@@ -118,6 +116,13 @@ class Taken:
                 self._of(f"ttft_excess_{temperature}").add_ns((ttft_ns - due_ns[0],))
         if record.outcome == "complete":
             self._of("stream").add_ns((record.ended_ns - started_ns,))
+
+    def _take_connection(self, record: StreamRecord) -> None:
+        """What it took to open one, if it was opened: also one that is made to be kept, outside the window."""
+        if record.cold and record.started_ns and record.connected_ns:
+            self._of("connect").add_ns((record.connected_ns - record.started_ns,))
+            if record.secured_ns:
+                self._of("tls").add_ns((record.secured_ns - record.connected_ns,))
 
     def _take_gaps(
         self, record: StreamRecord, stamps_ns: array[int], counts: array[int], due_ns: Sequence[int] | None
