@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ import gevent
 from gevent import monkey
 from gevent.hub import get_hub
 
+from bench.arrivals import NS
 from bench.drivers.connection import Connection
 from bench.drivers.engine import Group, Handle, Users, Work
 from servers.pacing import Pacer
@@ -30,6 +32,7 @@ READ_BYTES: Final = 256_000
 
 _plain_socket = monkey.get_original("socket", "socket")
 """The system's own: gevent's blocks the greenlet that reads."""
+_plain_getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 T = TypeVar("T")
 
 
@@ -102,14 +105,17 @@ class Timer:
 class Running:
     """A greenlet that carries out some work."""
 
-    __slots__ = ("greenlet",)
+    __slots__ = ("_greenlet", "_work")
 
     def __init__(self, work: Work) -> None:
-        self.greenlet = gevent.spawn(carry_out, work)
+        self._work = work
+        self._greenlet = gevent.spawn(carry_out, work)
 
     def cancel(self) -> None:
         """End it where it waits."""
-        self.greenlet.kill(block=False)
+        self._greenlet.kill(block=False)
+        if self._greenlet.dead:
+            self._work.close()  # it had not begun
 
 
 class Tasks:
@@ -117,7 +123,8 @@ class Tasks:
 
     def __init__(self) -> None:
         self._owner: Any = None
-        self._running: set[Any] = set()
+        """Who is in the group, as long as a failure is to end that."""
+        self._running: dict[Any, Work] = {}
         self._error: BaseException | None = None
         self._all_over = Future()
 
@@ -128,7 +135,7 @@ class Tasks:
     def create_task(self, work: Work) -> object:
         """Begin one."""
         greenlet = gevent.spawn(self._carry_out, work)
-        self._running.add(greenlet)
+        self._running[greenlet] = work
         return greenlet
 
     def _carry_out(self, work: Work) -> None:
@@ -137,11 +144,16 @@ class Tasks:
         except BaseException as error:
             if self._error is None and not isinstance(error, gevent.GreenletExit):
                 self._error = error
-                gevent.kill(self._owner, error)
+                get_hub().loop.run_callback(self._interrupt)
         finally:
-            self._running.discard(gevent.getcurrent())
+            del self._running[gevent.getcurrent()]
             if not self._running:
                 self._all_over.set_result(None)
+
+    def _interrupt(self) -> None:
+        # The error itself could be taken for one of what the owner waits for. Nor may it meet one that has left.
+        if self._owner is not None:
+            self._owner.throw(gevent.GreenletExit)
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
@@ -151,9 +163,15 @@ class Tasks:
                 while self._running:
                     self._all_over = Future()
                     await self._all_over
+        except gevent.GreenletExit:
+            if self._error is None:
+                raise
         finally:
+            self._owner = None
             if self._running:
                 gevent.killall(list(self._running))
+                for work in self._running.values():
+                    work.close()  # these had not begun
         if self._error is not None and error is not self._error:
             raise self._error
 
@@ -161,7 +179,7 @@ class Tasks:
 class Transport:
     """A connected socket, read in the hub."""
 
-    __slots__ = ("_closing", "_connection", "_loop", "_reader", "_socket", "_unsent", "_writer")
+    __slots__ = ("_closing", "_connection", "_loop", "_lost", "_reader", "_socket", "_unsent", "_writer")
 
     buffer = memoryview(bytearray(READ_BYTES))
     """Of all connections: what is in it is taken in before the next one is read."""
@@ -171,7 +189,7 @@ class Transport:
         self._socket = connected
         self._connection = connection
         self._unsent: deque[bytes] = deque()
-        self._closing = False
+        self._closing = self._lost = False
         self._writer: Any = None
         self._reader = loop.io(connected.fileno(), READ)
         connection.connection_made(self)
@@ -187,7 +205,7 @@ class Transport:
             self._lose(error)
             return
         if size:
-            self._connection.data_received(bytes(self.buffer[:size]))
+            self._connection.data_received(self.buffer[:size].tobytes())
         else:
             self.close()
 
@@ -245,15 +263,17 @@ class Transport:
 
     def _lose(self, error: OSError | None) -> None:
         """The connection is over: give all back, once, and say so."""
-        if self._socket.fileno() < 0:
+        if self._lost:
             return
-        self._closing = True
+        self._closing = self._lost = True
         for watcher in (self._reader, self._writer):
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._socket.close()
-        self._connection.connection_lost(error)
+        try:
+            self._connection.connection_lost(error)  # which asks the socket how many segments came
+        finally:
+            self._socket.close()
 
     def is_closing(self) -> bool:
         """Whether nothing more is read."""
@@ -281,7 +301,7 @@ class GeventEngine:
     def __init__(self) -> None:
         self._loop = get_hub().loop
         self._readers: dict[int, Any] = {}
-        self._addresses: dict[tuple[str, int], tuple[Any, ...]] = {}
+        self._addresses: dict[tuple[str, int], tuple[tuple[Any, Any], ...]] = {}
         self.pacer = Pacer(self)
 
     # What an asyncio loop calls the same.
@@ -334,20 +354,35 @@ class GeventEngine:
 
     async def connect(self, connection: Connection, host: str, port: int, timeout_s: float) -> None:
         """Make the TCP connection and hand it over, with Nagle's algorithm off. Raises `OSError`, `TimeoutError`."""
-        family, address = self._address(host, port)
+        until_ns = monotonic_ns() + int(timeout_s * NS)
+        addresses = self._addresses_of(host, port)
+        for place, address in enumerate(addresses):
+            left_s = (until_ns - monotonic_ns()) / NS
+            try:
+                await self._connect(connection, *address, max(left_s, 0.001))
+            except OSError:
+                if place + 1 == len(addresses) or monotonic_ns() >= until_ns:
+                    raise
+            else:
+                if place:  # the next connection need not knock in vain
+                    self._addresses[host, port] = (address, *addresses[:place], *addresses[place + 1 :])
+                return
+
+    async def _connect(self, connection: Connection, family: Any, address: Any, timeout_s: float) -> None:
         made = _plain_socket(family, socket.SOCK_STREAM)
         over, error = Future(), errno.ETIMEDOUT
         watcher: Any = None
+        transport: Transport | None = None
 
         def connected() -> None:  # in the hub, so that no greenlet stands between the handshake and its stamp
-            nonlocal error
+            nonlocal error, transport
             if not over.done():
                 error = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 over.set_result(None)
                 if not error:
                     watcher.stop()
                     watcher.close()
-                    Transport(self._loop, made, connection)
+                    transport = Transport(self._loop, made, connection)
 
         def expire() -> None:
             if not over.done():
@@ -368,18 +403,25 @@ class GeventEngine:
             if error:
                 raise OSError(error, os.strerror(error))  # ETIMEDOUT is a TimeoutError
         except BaseException:
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
-            made.close()
+            if transport is not None:
+                transport.abort()  # killed when the socket was no longer ours to close
+            else:
+                if watcher is not None:
+                    watcher.stop()
+                    watcher.close()
+                made.close()
             raise
         finally:
             timer.cancel()
 
-    def _address(self, host: str, port: int) -> tuple[Any, ...]:
-        """Family and address of a host, looked up once: a look-up is no part of what is measured."""
+    def _addresses_of(self, host: str, port: int) -> tuple[tuple[Any, Any], ...]:
+        """Families and addresses of a host, looked up once: a look-up is no part of what is measured."""
         key = (host, port)
         if key not in self._addresses:
-            found = gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            self._addresses[key] = (found[0][0], found[0][4])
+            try:
+                # gevent has a thread look up even what is a number.
+                found = _plain_getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            except socket.gaierror:
+                found = get_hub().resolver.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            self._addresses[key] = tuple((family, address) for family, _, _, _, address in found)
         return self._addresses[key]
