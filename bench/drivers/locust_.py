@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -96,8 +97,8 @@ class LocustEngine(GeventEngine):
         """So many users, ready to begin inside and gone behind it."""
         self.cast = Cast(count)
         self._runner.start(count, spawn_rate=count)  # when each begins is the load's to say
-        await self.cast.complete
         try:
+            await self.cast.complete
             yield self.cast.run
         finally:
             self._runner.stop()
@@ -108,6 +109,7 @@ def run(plan: Plan) -> Driver:
     logging.getLogger("locust").setLevel(logging.ERROR)  # it would warn of the rate at which users are made
 
     def fault(context: object, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+        traceback.print_exception(error)
         give_up(f"in {context!r}", error)
 
     get_hub().handle_error = fault
