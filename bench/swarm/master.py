@@ -42,8 +42,6 @@ class Master:
         self._began_ns = 0
         self._testing = False
         self._arrivals: Iterator[tuple[int, int]] | None = None
-        self._next: tuple[int, int] | None = None
-        self._turn = 0
         self._filled_ns = 0
         self.conclusion: Conclusion | None = None
         """Of the last test."""
@@ -65,11 +63,15 @@ class Master:
         if isinstance(self._runner, LocalRunner):
             self._workers.joined(short(self._runner.client_id), self._began_ns)
         self._workers.started(self._began_ns)
-        if options.rate:
+        self._arrivals = None
+
+    def spawned(self) -> None:
+        """All users are there, for the first time or again: in an open loop, arrivals begin."""
+        options = self._options
+        if self._testing and options is not None and options.rate and self._arrivals is None:
             seed = derive_seed(options.scenario.experiment.seed, options.phase, "arrivals")
             self._arrivals = enumerate(endless_offsets(options.arrivals, options.rate, seed))
-            self._next = next(self._arrivals)
-            self._runner.greenlet.spawn(self._let_arrive)
+            self._runner.greenlet.spawn(self._let_arrive, self._arrivals, monotonic_ns() + AHEAD_NS)
 
     def finish(self) -> None:
         """Have every worker bring its streams to an end and report; write what there is. Blocks until then."""
@@ -158,18 +160,18 @@ class Master:
 
     # Arrivals.
 
-    def _let_arrive(self) -> None:
+    def _let_arrive(self, arrivals: Iterator[tuple[int, int]], epoch_ns: int) -> None:
         """Tell workers of the arrivals that come next, each its share: of who comes or goes, from then on."""
+        following = next(arrivals)
+        turn = 0
         while self._testing:
-            now_ns = monotonic_ns() - self._began_ns
-            shares: dict[str, list[tuple[int, int]]] = {name: [] for name in self._running()}
-            names = list(shares)
-            while names and self._next is not None and self._next[1] < now_ns + AHEAD_NS:
-                self._turn += 1
-                shares[names[self._turn % len(names)]].append(self._next)
-                self._next = next(self._arrivals) if self._arrivals is not None else None
-            for name, arrivals in shares.items():
-                told = {"elapsed_ns": monotonic_ns() - self._began_ns, "arrivals": arrivals}
+            names = self._running()
+            shares: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
+            while names and following[1] < monotonic_ns() - epoch_ns + AHEAD_NS:
+                shares[names[turn % len(names)]].append(following)
+                following, turn = next(arrivals), turn + 1
+            for name, share in shares.items():
+                told = {"elapsed_ns": monotonic_ns() - epoch_ns, "arrivals": share}
                 self._runner.send_message(ARRIVALS, told, client_id=name)
             gevent.sleep(LOOK_S)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import locust
+from locust.dispatch import UsersDispatcher
 from locust.runners import LocalRunner, WorkerRunner
 
 from bench.swarm import options, page
@@ -71,6 +73,19 @@ class _Working:
             self.worker.finish()
 
 
+class EvenDispatcher(UsersDispatcher):
+    """Gives every worker as many users of each class as the next.
+
+    Locust's own deals classes and workers in turn: of two classes to two workers, one would have all SSE and the other
+    all WebSocket, and what were compared are workers.
+    """
+
+    def _user_gen(self) -> Iterator[str | None]:
+        for user in super()._user_gen():
+            for _ in self._worker_nodes:
+                yield user
+
+
 class _Watched:
     """The events of a process that adds up; alone, it has the streams as well."""
 
@@ -78,7 +93,9 @@ class _Watched:
         self._environment, self._records = environment, records
         self._master = Master(environment)
         self._check()
+        environment.dispatcher_class = EvenDispatcher
         environment.events.test_start.add_listener(self._start)
+        environment.events.spawning_complete.add_listener(lambda **_: self._master.spawned())
         environment.events.test_stopping.add_listener(lambda **_: self._master.finish())
         environment.events.reset_stats.add_listener(lambda **_: self._master.clear())
         if environment.reset_stats:

@@ -251,8 +251,8 @@ class Worker:
             await self._engine.pacer.until(due_ns)
             if self.finishing:
                 break
-            for lane in self._lanes.values():
-                lane.arrive(ordinal, due_ns)
+            for lane in sorted(self._lanes.values(), key=lambda lane: lane.name, reverse=bool(ordinal % 2)):
+                lane.arrive(ordinal, due_ns)  # neither protocol is always the one behind
 
     def clear(self) -> None:
         """Forget what has been measured; streams that are open count when they end."""
