@@ -6,21 +6,27 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import gevent
 import msgspec
 import psutil
+import uvloop
+from gevent.hub import get_hub
 
 from bench.certificate import Certificate
+from bench.drivers.asyncio_ import AsyncioEngine
 from bench.drivers.client import Client
 from bench.drivers.engine import Engine
+from bench.drivers.gevent_ import GeventEngine, carry_out
 from bench.drivers.plan import Plan
 from bench.rawlog import StreamRecord
 from bench.scenario import PRIME, PRIME_PROFILE, Arm, Closed, Scenario, Timeouts
@@ -33,6 +39,84 @@ PHASE = "phase"
 SETTLE_S = 10.0
 """How long sockets may take to be closed, on the slowest machine."""
 QUICK = Profile(first=Constant(ms=2), gap=Constant(ms=1), length=Fixed(tokens=12), text="mixed")
+T = TypeVar("T")
+
+
+class Driven(NamedTuple, Generic[T]):
+    """What came of work on an engine."""
+
+    result: T
+    left: list[str]
+    """Tasks or greenlets that were still there at the end."""
+    unhandled: list[str]
+    """Errors that nobody awaited."""
+
+
+def on_asyncio(work: Callable[[AsyncioEngine], Coroutine[Any, Any, T]], timeout_s: float = 60.0) -> Driven[T]:
+    """Do some work on uvloop, in this process."""
+    unhandled: list[str] = []
+
+    async def all_of_it() -> Driven[T]:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: unhandled.append(repr(context)))
+        await _used(loop)
+        engine = AsyncioEngine(loop)
+        async with asyncio.timeout(timeout_s):
+            result = await work(engine)
+        engine.pacer.close()
+        left = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        return Driven(result, left, unhandled)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(all_of_it())
+
+
+async def _used(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a first connection closed: with it libuv takes a spare descriptor, which it keeps."""
+    near, far = socket.socketpair()
+    with far:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        transport.abort()
+        while near.fileno() >= 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def on_gevent(work: Callable[[GeventEngine], Coroutine[Any, Any, T]], timeout_s: float = 60.0) -> Driven[T]:
+    """Do some work on gevent, in this process, where nothing is patched."""
+    hub = get_hub()
+    unhandled: list[str] = []
+    hub.handle_error = lambda context, kind, error, _trace: unhandled.append(f"{context!r}: {kind.__name__}: {error}")
+    engine = GeventEngine()
+    try:
+        with gevent.Timeout(timeout_s):
+            result: T = carry_out(work(engine))
+        # Who was killed, or has just been told that it is over, has its turn.
+        gevent.sleep(0)
+        left = [repr(thing) for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead]
+    finally:
+        engine.pacer.close()
+        del engine.pacer  # each knows the other, once in a process
+        del hub.handle_error
+    return Driven(result, left, unhandled)
+
+
+ENGINES = {"asyncio": on_asyncio, "gevent": on_gevent}
+
+
+async def together(engine: Engine, works: Iterable[Coroutine[Any, Any, T]], at_once: int = 1000) -> list[T]:
+    """Have all the work done, so many at a time, and return the results in order."""
+    numbered = list(enumerate(works))
+    results: dict[int, T] = {}
+    waiting = iter(numbered)
+
+    async def some() -> None:
+        for number, work in waiting:
+            results[number] = await work
+
+    async with engine.group() as group:
+        for _ in numbered[:at_once]:
+            group.create_task(some())
+    return [results[number] for number, _ in numbered]
 
 
 class Server:
@@ -152,11 +236,11 @@ def kept(pid: int) -> Kept:
     return Kept(process.num_fds(), process.memory_info().rss)
 
 
-async def settled(pid: int, descriptors: int) -> Kept:
+async def settled(engine: Engine, pid: int, descriptors: int) -> Kept:
     """What a process holds once it has no more descriptors than that, or `SETTLE_S` later."""
     deadline = time.monotonic() + SETTLE_S
-    while (found := kept(pid)).descriptors > descriptors and time.monotonic() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    while (found := kept(pid)).descriptors > descriptors and time.monotonic() < deadline:
+        await engine.pacer.until(monotonic_ns() + 10_000_000)
     return found
 
 
@@ -183,4 +267,4 @@ def uncollected() -> Iterator[Callable[[], dict[str, int]]]:
 
 def _ours(kind: type) -> bool:
     """Whether a connection is made of such things."""
-    return kind.__module__.split(".")[0] in ("bench", "websockets", "httptools", "_ssl", "ssl", "uvloop")
+    return kind.__module__.split(".")[0] in ("bench", "websockets", "httptools", "_ssl", "ssl", "uvloop", "gevent")

@@ -5,17 +5,18 @@ them: from servers, over sockets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-import uvloop
-from driven import Server, client_of, starting, stream, texts
+from driven import ENGINES, Server, client_of, starting, stream, texts, together
 from websockets.utils import accept_key
 
-from bench.drivers.asyncio_ import AsyncioEngine
 from bench.drivers.client import Client
+from bench.drivers.engine import Engine
 from bench.network.between import between
 from bench.network.profiles import Network
 from bench.rawlog import StreamRecord
@@ -40,43 +41,57 @@ T = TypeVar("T")
 
 
 class Bench:
-    """Clients in an event loop of their own."""
+    """Clients on an engine of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Engine) -> None:
         self._folder = folder
-        self._loop = asyncio.get_running_loop()
-        self._engine = AsyncioEngine(self._loop)
+        self._engine = engine
         self._clients: list[Client] = []
-        self._room = asyncio.Semaphore(AT_ONCE)
 
     def client(self, server: Server | None, protocol: str, port: int = 0) -> Client:
         folder = self._folder / f"{len(self._clients)}"
         self._clients.append(client_of(self._engine, folder, server, protocol, AMPLE, port))
         return self._clients[-1]
 
-    async def stream(self, client: Client, profile: str) -> StreamRecord:
-        """One over a new connection, always of the same seed."""
-        async with self._room:
-            return await stream(client, 0, profile, "cold")
+    async def streams(self, wanted: Iterable[tuple[Client, str]]) -> list[StreamRecord]:
+        """One of each client and profile over new connections, always of the same seed."""
+        return await together(self._engine, (stream(client, 0, profile, "cold") for client, profile in wanted), AT_ONCE)
 
     def close(self) -> None:
         for client in self._clients:
             client.log.close()
             assert not client.busy
-        self._engine.pacer.close()
 
 
-def run(folder: Path, work: Callable[[Bench], Awaitable[T]]) -> T:
-    async def all_of_it() -> T:
-        bench = Bench(folder / "clients")
-        async with asyncio.timeout(60):
-            found = await work(bench)
+def run(folder: Path, work: Callable[[Bench], Coroutine[Any, Any, T]], engine: str = "asyncio") -> T:
+    async def all_of_it(engine: Engine) -> T:
+        bench = Bench(folder / "clients", engine)
+        found = await work(bench)
         bench.close()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
         return found
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(all_of_it())
+    done = ENGINES[engine](all_of_it)
+    assert (done.left, done.unhandled) == ([], [])
+    return done.result
+
+
+@contextlib.contextmanager
+def answering(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+) -> Iterator[int]:
+    """A server in a thread of its own, for clients on any engine; yields its port."""
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(answer, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        loop.run_until_complete(server.wait_closed())
+        loop.close()
 
 
 def brought(record: StreamRecord) -> list[str]:
@@ -96,10 +111,13 @@ def accepting(key: str) -> bytes:
 HANDSHAKE = len(accepting(""))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("protocol", "first", "reason"), [("sse", 0, "closed"), ("websocket", HANDSHAKE, "no_close_frame")]
 )
-def test_a_reply_that_ends_after_any_of_its_bytes(tmp_path: Path, protocol: str, first: int, reason: str) -> None:
+def test_a_reply_that_ends_after_any_of_its_bytes(
+    tmp_path: Path, protocol: str, first: int, reason: str, engine: str
+) -> None:
     """It is never complete unless all events were there, and what it brought is what was there."""
     # Where a fault would cut a handshake it would cut that of every model, so that these have a test of their own.
     faults = {model(byte): Fault(kind="cut_at_byte", byte=byte, attempts=0) for byte in range(first, LONGEST)}
@@ -110,11 +128,11 @@ def test_a_reply_that_ends_after_any_of_its_bytes(tmp_path: Path, protocol: str,
 
         async def work(bench: Bench) -> tuple[StreamRecord, list[StreamRecord]]:
             client = bench.client(server, protocol)
-            whole = await bench.stream(client, model(LONGEST - 1))
+            (whole,) = await bench.streams([(client, model(LONGEST - 1))])
             cuts = range(first, whole.received_bytes)
-            return whole, await asyncio.gather(*(bench.stream(client, model(byte)) for byte in cuts))
+            return whole, await bench.streams((client, model(byte)) for byte in cuts)
 
-        whole, cut = run(tmp_path, work)
+        whole, cut = run(tmp_path, work, engine)
     expected = texts(SHORT, whole.seed)
     assert (whole.outcome, whole.reason, brought(whole)) == ("complete", "", expected)
     assert first < 500 < whole.received_bytes < LONGEST - 1
@@ -130,7 +148,8 @@ def test_a_reply_that_ends_after_any_of_its_bytes(tmp_path: Path, protocol: str,
     assert all(brought(record) == expected[: record.chunks] for record in cut)
 
 
-def test_a_handshake_that_ends_after_any_of_its_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_handshake_that_ends_after_any_of_its_bytes(tmp_path: Path, engine: str) -> None:
     waiting = iter(range(HANDSHAKE))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -139,12 +158,13 @@ def test_a_handshake_that_ends_after_any_of_its_bytes(tmp_path: Path) -> None:
         writer.write(accepting(key.partition(":")[2].strip())[: next(waiting)])
         writer.close()
 
-    async def work(bench: Bench) -> list[StreamRecord]:
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            client = bench.client(None, "websocket", server.sockets[0].getsockname()[1])
-            return await asyncio.gather(*(bench.stream(client, "any") for _ in range(HANDSHAKE)))
+    with answering(answer) as port:
 
-    found = sorted((record.received_bytes, record.outcome, record.reason) for record in run(tmp_path, work))
+        async def work(bench: Bench) -> list[StreamRecord]:
+            return await bench.streams([(bench.client(None, "websocket", port), "any")] * HANDSHAKE)
+
+        records = run(tmp_path, work, engine)
+    found = sorted((record.received_bytes, record.outcome, record.reason) for record in records)
     assert found == [(byte, "truncated", "handshake_closed") for byte in range(HANDSHAKE)]
 
 
@@ -162,7 +182,7 @@ def test_a_reply_in_pieces_of_any_size(tmp_path: Path, stack: str, protocol: str
 
         async def work(bench: Bench) -> list[StreamRecord]:
             clients = [bench.client(server, protocol, port) for port in (server.port, *ports)]
-            return await asyncio.gather(*(bench.stream(client, "short") for client in clients))
+            return await bench.streams((client, "short") for client in clients)
 
         usual, *pieces = run(tmp_path, work)
     assert brought(usual) == texts(SHORT, usual.seed)

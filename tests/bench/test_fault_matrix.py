@@ -7,22 +7,33 @@ byte what they are where nothing goes wrong; and neither side keeps a task, a so
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import pytest
-import uvloop
-from driven import MIB, QUICK, Kept, Server, client_of, kept, settled, starting, stream, texts, uncollected
+from driven import (
+    MIB,
+    QUICK,
+    Driven,
+    Kept,
+    Server,
+    client_of,
+    kept,
+    on_asyncio,
+    settled,
+    starting,
+    stream,
+    texts,
+    together,
+    uncollected,
+)
 
 from bench.arrivals import NS
 from bench.certificate import Certificate, make
-from bench.drivers.asyncio_ import AsyncioEngine
 from bench.drivers.client import Client
+from bench.drivers.engine import Engine
 from bench.rawlog import StreamRecord
 from bench.scenario import OFFERS, Timeouts
 from bench.wire.events import SEPARATOR, meaning
@@ -43,7 +54,7 @@ SHORT = Timeouts(connect_s=20, head_s=20, first_s=0.5, gap_s=0.5, total_s=60)
 """For faults that only a time-out ends; every stream of such a case has it."""
 FOREVER_S = 3600.0
 HANGS_S = 60.0
-"""After so long a case hangs, on the slowest machine."""
+"""After so long they hang, on the slowest machine."""
 MEETS = 100
 """The ordinal of a stream that meets a fault."""
 GROWTH = 32 * MIB
@@ -224,7 +235,7 @@ class Matrix(NamedTuple):
     usual: dict[Arm, dict[tuple[int, bool], Figures]]
     """Of the streams with the same seeds where nothing goes wrong: by arm, ordinal, and whether cold."""
     tasks: list[str]
-    unhandled: list[dict[str, Any]]
+    unhandled: list[str]
     idle: dict[str, int]
     """Descriptors that a process had before its first stream; the driver is one of them."""
     before: dict[str, Kept]
@@ -234,40 +245,31 @@ class Matrix(NamedTuple):
     """What of ours only the garbage collector would have freed: it is off while the driver works."""
 
 
-async def used(loop: asyncio.AbstractEventLoop) -> None:
-    """Have a first connection closed: with it libuv takes a spare descriptor, which it keeps."""
-    near, far = socket.socketpair()
-    with far:
-        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
-        transport.abort()
-        while near.fileno() >= 0:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-
-
 class Run:
-    """The whole matrix, in one event loop."""
+    """The whole matrix, on one engine."""
 
-    def __init__(self, folder: Path, servers: dict[Arm, Server]) -> None:
+    def __init__(self, folder: Path, servers: dict[Arm, Server], engine: Engine) -> None:
         self._folder = folder
         self._servers = servers
-        self._loop = asyncio.get_running_loop()
-        self._engine = AsyncioEngine(self._loop)
+        self._engine = engine
         self._clients = 0
-        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def everything(self) -> Matrix:
-        unhandled: list[dict[str, Any]] = []
-        self._loop.set_exception_handler(lambda _, context: unhandled.append(context))
         processes = {f"{arm}": server.pid for arm, server in self._servers.items()} | {"driver": os.getpid()}
-        await used(self._loop)
         idle = {name: kept(pid).descriptors for name, pid in processes.items()}
         usual = {case.arm: await self._usual(case) for case in {case.arm: case for case in CASES}.values()}
-        before = {name: await settled(pid, idle[name]) for name, pid in processes.items()}
-        met = dict(zip(CASES, await asyncio.gather(*map(self._case, CASES)), strict=True))
-        after = {name: await settled(pid, idle[name]) for name, pid in processes.items()}
-        tasks = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        self._engine.pacer.close()
-        return Matrix(met, usual, tasks, unhandled, idle, before, after, {})
+        before = {name: await settled(self._engine, pid, idle[name]) for name, pid in processes.items()}
+        # Cases that wait for a time-out are nothing to the machine, so they need no room.
+        patient, busy = [case for case in CASES if case.waits], [case for case in CASES if not case.waits]
+        met: dict[Case, Met] = {}
+        async with self._engine.group() as both:
+            both.create_task(self._meet(patient, len(patient), met))
+            both.create_task(self._meet(busy, AT_ONCE, met))
+        after = {name: await settled(self._engine, pid, idle[name]) for name, pid in processes.items()}
+        return Matrix(met, usual, [], [], idle, before, after, {})
+
+    async def _meet(self, cases: list[Case], at_once: int, met: dict[Case, Met]) -> None:
+        met.update(zip(cases, await together(self._engine, map(self._case, cases), at_once), strict=True))
 
     def _client(self, case: Case, protocol: str) -> Client:
         self._clients += 1
@@ -276,40 +278,45 @@ class Run:
 
     async def _usual(self, case: Case) -> dict[tuple[int, bool], Figures]:
         client = self._client(case, case.arm.protocol)
-        found = await asyncio.gather(*(stream(client, ordinal, GOOD, "cold") for ordinal in range(3 * BESIDE + 1)))
+        found = await self._good(client, range(3 * BESIDE + 1), "cold")
         await client.prime(3 * BESIDE + 1)
-        found += await asyncio.gather(*(stream(client, ordinal, GOOD) for ordinal in range(3 * BESIDE + 1)))
+        found += await self._good(client, range(3 * BESIDE + 1))
         client.hang_up_pool()
         client.log.close()
         return {(record.ordinal, record.cold): figures(record) for record in found}
 
+    async def _good(self, client: Client, ordinals: range, connections: str = "warm") -> list[StreamRecord]:
+        return await together(self._engine, (stream(client, ordinal, GOOD, connections) for ordinal in ordinals))
+
     async def _case(self, case: Case) -> Met:
-        # Cases that wait for a time-out are nothing to the machine, so they need no room.
-        async with contextlib.nullcontext() if case.waits else self._room, asyncio.timeout(HANGS_S):
-            client = self._client(case, case.protocol)
-            others = client if case.arm.protocol == case.protocol else self._client(case, case.arm.protocol)
-            faulted, *beside = await asyncio.gather(
+        client = self._client(case, case.protocol)
+        others = client if case.arm.protocol == case.protocol else self._client(case, case.arm.protocol)
+        faulted, *beside = await together(
+            self._engine,
+            [
                 stream(client, MEETS, case.model, "cold"),
                 *(stream(others, ordinal, GOOD, "cold") for ordinal in range(BESIDE)),
-            )
-            records = [faulted]
-            if case.kind not in HANDSHAKE:
-                await client.prime(BESIDE + 1)
-                faulted, *more = await asyncio.gather(
+            ],
+        )
+        records = [faulted]
+        if case.kind not in HANDSHAKE:
+            await client.prime(BESIDE + 1)
+            faulted, *more = await together(
+                self._engine,
+                [
                     stream(client, MEETS + 1, case.model),
                     *(stream(client, ordinal, GOOD) for ordinal in range(BESIDE, 2 * BESIDE)),
-                )
-                records.append(faulted)
-                if case.untimely:
-                    client.hang_up_pool()
-                beside += more
-                beside += await asyncio.gather(
-                    *(stream(client, ordinal, GOOD) for ordinal in range(2 * BESIDE, 3 * BESIDE + 1))
-                )
-            for one in {client, others}:
-                one.hang_up_pool()
-                one.log.close()
-            return Met(records, beside, len(client.busy) + len(others.busy))
+                ],
+            )
+            records.append(faulted)
+            if case.untimely:
+                client.hang_up_pool()
+            beside += more
+            beside += await self._good(client, range(2 * BESIDE, 3 * BESIDE + 1))
+        for one in {client, others}:
+            one.hang_up_pool()
+            one.log.close()
+        return Met(records, beside, len(client.busy) + len(others.busy))
 
 
 def servers_for(cases: list[Case], folder: Path, certificate: Certificate, servers: list[Server]) -> dict[Arm, Server]:
@@ -324,21 +331,22 @@ def servers_for(cases: list[Case], folder: Path, certificate: Certificate, serve
     return {process: server.ready() for process, server in found.items()}
 
 
-@pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
-    folder = tmp_path_factory.mktemp("matrix")
+def all_met(folder: Path, on: Callable[..., Driven[Matrix]]) -> Iterator[Matrix]:
+    """The matrix on an engine, with its servers, which end when it has been looked at."""
     with starting() as started:
         servers = servers_for(CASES, folder, make(folder), started)
         with uncollected() as cycles:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-
-                async def run() -> Matrix:
-                    return await Run(folder / "clients", servers).everything()
-
-                found = runner.run(run())
+            done = on(lambda engine: Run(folder / "clients", servers, engine).everything(), HANGS_S)
+            found = done.result._replace(tasks=done.left, unhandled=done.unhandled)
+            del done
             found = found._replace(cycles=cycles())
         yield found
         assert {f"{arm}": server.stop() for arm, server in servers.items()} == {f"{arm}": (0, "") for arm in servers}
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+    yield from all_met(tmp_path_factory.mktemp("matrix"), on_asyncio)
 
 
 def chunks_of(record: StreamRecord) -> list[str]:
