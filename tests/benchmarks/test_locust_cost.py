@@ -15,17 +15,19 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from locust_clients import MODEL
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.rawlog import STREAMS_FILE, StreamRecord
 from bench.trial import Cores
 from bench.usage import cpu_ns
 from servers.emission_log import CLOSED, DTYPE, IDENT, read_emissions
@@ -43,6 +45,10 @@ PROFILE = {
     "gap": {"dist": "constant", "ms": GAP_MS},
     "length": {"dist": "fixed", "tokens": TOKENS},
 }
+
+LOAD = {"load": "closed", "users": STREAMS, "turns": 1, "think_s": 60, "connections": "cold", "profile": MODEL}
+ARMS = {"a": {"protocol": "sse", "stack": "roofline"}, "b": {"protocol": "websocket", "stack": "roofline"}}
+LOCUSTFILE = Path(__file__).parents[2] / "bench/swarm/locustfile.py"
 
 CLIENTS = {
     "bare-sse": "gevent loop, SSE",
@@ -65,18 +71,40 @@ class Figure(NamedTuple):
     core_share: float
     late_tokens: float
     late_ms: float
-    """Of the median stream, as the one before; NaN where the client does not tell."""
+    """Of the median stream, as the one before."""
 
 
-def ours(protocol: str, port: int) -> list[str] | None:
-    """The command of tokenwire's own locustfile for `STREAMS` streams of model `MODEL`; None: no row in the table."""
-    del protocol, port
-    return None
+def ours(protocol: str, port: int, core: int, folder: Path) -> list[str]:
+    """tokenwire's own locustfile, with all that it does: `STREAMS` users have one stream of model `MODEL` each."""
+    tables = {"profiles": {MODEL: PROFILE}, "phases": {"phase": LOAD}, "arms": ARMS}
+    file = folder / "paced.toml"
+    file.write_text(
+        'title = "Paced"\n'
+        + "".join(toml(f"{kind}.{name}", table) for kind, of in tables.items() for name, table in of.items())
+    )
+    keep = (
+        f"import os, sys; {core} < 0 or os.sched_setaffinity(0, [{core}]); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    return [
+        *(sys.executable, "-c", keep, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"),
+        *("-u", str(STREAMS), "-r", str(STREAMS), "-t", "4s", "--host", f"http://127.0.0.1:{port}"),
+        *("--scenario", str(file), "--protocol", protocol, "--records", str(folder)),
+    ]
 
 
-def command(kind: str, port: int, core: int) -> list[str] | None:
+def toml(name: str, table: dict[str, Any]) -> str:
+    inline = {
+        k: "{" + ", ".join(f"{n} = {json.dumps(v)}" for n, v in value.items()) + "}"
+        for k, value in table.items()
+        if isinstance(value, dict)
+    }
+    return f"[{name}]\n" + "".join(f"{k} = {inline.get(k) or json.dumps(value)}\n" for k, value in table.items())
+
+
+def command(kind: str, port: int, core: int, folder: Path) -> list[str]:
     if kind.startswith("ours-"):
-        return ours(kind.removeprefix("ours-"), port)
+        return ours(kind.removeprefix("ours-"), port, core, folder)
     clients = Path(__file__).with_name("locust_clients.py")
     return [sys.executable, str(clients), kind, str(port), str(STREAMS), str(core)]
 
@@ -102,9 +130,9 @@ def emitted(folder: Path) -> NDArray[Any]:
     return np.frombuffer(read_emissions(folder / "emissions.bin"), DTYPE)
 
 
-def measured(arguments: list[str], folder: Path, tells: bool) -> Figure:
-    """Run a client whose streams all go to the server of `folder`; `tells`: it prints what `lateness` reads."""
-    client = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+def measured(arguments: list[str], folder: Path, told: Callable[[bytes], dict[int, tuple[int, int]]]) -> Figure:
+    """Run a client whose streams all go to the server of `folder`; `told` makes of its output what `lateness` reads."""
+    client = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while np.count_nonzero(emitted(folder)["ordinal"] == 0) < STREAMS:
@@ -126,7 +154,7 @@ def measured(arguments: list[str], folder: Path, tells: bool) -> Figure:
     written_ns = log["b"][log["ordinal"] < TOKENS]
     tokens = np.count_nonzero((written_ns >= begin_ns) & (written_ns < end_ns))
     used_ns, span_ns = cpu_end_ns - cpu_begin_ns, end_ns - begin_ns
-    late = lateness(log, json.loads(output)) if tells else [(math.nan, math.nan)]
+    late = lateness(log, told(output))
     return Figure(
         used_ns / tokens,
         tokens / span_ns * 1e9,
@@ -136,11 +164,27 @@ def measured(arguments: list[str], folder: Path, tells: bool) -> Figure:
     )
 
 
-def lateness(log: NDArray[Any], streams: list[tuple[int, int]]) -> list[tuple[float, float]]:
+def printed(output: bytes) -> dict[int, tuple[int, int]]:
+    """Seed -> tokens and first token (ns) of each stream, as `locust_clients` prints them."""
+    return {seed: (tokens, first_ns) for seed, (tokens, first_ns) in enumerate(json.loads(output))}
+
+
+def recorded(folder: Path) -> dict[int, tuple[int, int]]:
+    """The same, as tokenwire's raw records have them."""
+    lines = [line for file in folder.rglob(STREAMS_FILE) for line in file.read_bytes().splitlines()]
+    records = [msgspec.json.decode(line, type=StreamRecord) for line in lines]
+    return {record.seed: (record.chunks, record.first_content_ns) for record in records if record.window}
+
+
+def told_by(kind: str, folder: Path) -> Callable[[bytes], dict[int, tuple[int, int]]]:
+    return (lambda _: recorded(folder)) if kind.startswith("ours-") else printed
+
+
+def lateness(log: NDArray[Any], streams: dict[int, tuple[int, int]]) -> list[tuple[float, float]]:
     """By how many tokens and by how many ms the first token of each stream was late."""
     seeds = {int(ident["a"]): int(ident["stream"]) for ident in log[log["ordinal"] == IDENT]}
     late = []
-    for seed, (tokens, first_ns) in enumerate(streams):
+    for seed, (tokens, first_ns) in streams.items():
         assert tokens == TOKENS
         written_ns = log["b"][(log["stream"] == seeds[seed]) & (log["ordinal"] < TOKENS)]
         late.append((float(np.count_nonzero(written_ns < first_ns)) - 1, (first_ns - written_ns.min()) / 1e6))
@@ -159,11 +203,8 @@ def test_cpu_per_token(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
                 folder = tmp_path / f"{turn}-{kind}"
                 folder.mkdir()
                 with server(folder, server_core) as port:
-                    arguments = command(kind, port, client_core)
-                    if arguments is not None:
-                        runs.setdefault(kind, []).append(
-                            measured(arguments, folder, tells=not kind.startswith("ours-"))
-                        )
+                    arguments = command(kind, port, client_core, folder)
+                    runs.setdefault(kind, []).append(measured(arguments, folder, told_by(kind, folder)))
 
     benchmark.pedantic(take_turns, rounds=1)
     print(f"\n{'':38}{'CPU µs/token':>14}{'ratio':>8}{'tokens/s':>10}{'core':>7}{'first token late by':>26}")
