@@ -35,7 +35,7 @@ HEAVY = {
     "trustme",
     "cryptography",
 }
-"""Never in a server. A driver may load psutil, and nothing else of these."""
+"""Never in a server. A driver may load psutil, and nothing else of these but what Locust brings."""
 
 ABOVE = {
     "bench.wire": {"bench.session", "bench.rawlog", "bench.scenario", "bench.drivers"},
@@ -43,7 +43,7 @@ ABOVE = {
     "bench.scenario": {"bench.drivers", "bench.session", "bench.trial", "bench.record"},
     "bench.network": {"bench.scenario", "bench.wire", "bench.session", "bench.drivers", "bench.trial"},
     "bench.arrivals": {"bench.scenario", "bench.wire", "bench.session", "bench.drivers"},
-    "bench.drivers": {"bench.trial", "bench.experiment", "bench.record", "bench.metrics", "bench.report"},
+    "bench.drivers": {"bench.trial", "bench.experiment", "bench.record", "bench.metrics", "bench.report", "bench.swarm"},
     "bench.record": {"bench.metrics", "bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.metrics": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.paired": {"bench.metrics", "bench.verdict"},
@@ -101,22 +101,43 @@ def test_imports_run_downwards(path: Path) -> None:
             assert not wrong
 
 
+def loaded_by(module: str) -> set[str]:
+    """The packages that a process has loaded which imports that module."""
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
         ("bench.drivers.asyncio_", {"psutil"}),
+        ("bench.drivers.locust_", {"psutil", "jinja2"}),
         ("servers.__main__", set()),
         ("servers.stacks.aiohttp", set()),
         ("servers.stacks.websockets", set()),
     ],
 )
 def test_measuring_processes_stay_light(module: str, allowed: set[str]) -> None:
-    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert not set(loaded.stdout.split()) & (HEAVY - allowed)
+    assert not loaded_by(module) & (HEAVY - allowed)
+
+
+@pytest.mark.parametrize(
+    ("module", "other"),
+    [
+        ("bench.drivers.asyncio_", {"gevent", "greenlet", "locust"}),
+        ("bench.drivers.gevent_", {"locust", "uvloop"}),
+        ("bench.drivers.locust_", {"uvloop"}),
+        ("bench.trial", {"gevent", "locust"}),
+    ],
+)
+def test_a_driver_loads_no_other_engine(module: str, other: set[str]) -> None:
+    """What patches sockets and threads is in no process that does not run on it."""
+    assert not loaded_by(module) & other
 
 
 def test_the_command_line_is_light() -> None:
-    code = "import sys, bench.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert not set(loaded.stdout.split()) & (HEAVY - {"typer"})
+    assert not loaded_by("bench.cli") & ((HEAVY | {"gevent", "locust"}) - {"typer"})
