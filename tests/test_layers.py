@@ -43,7 +43,7 @@ ABOVE = {
     "bench.scenario": {"bench.drivers", "bench.session", "bench.trial", "bench.record"},
     "bench.network": {"bench.scenario", "bench.wire", "bench.session", "bench.drivers", "bench.trial"},
     "bench.arrivals": {"bench.scenario", "bench.wire", "bench.session", "bench.drivers"},
-    "bench.drivers": {"bench.trial", "bench.experiment", "bench.record", "bench.metrics", "bench.report", "bench.swarm"},
+    "bench.drivers": {"bench.trial", "bench.experiment", "bench.record", "bench.metrics", "bench.report"},
     "bench.record": {"bench.metrics", "bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.metrics": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.paired": {"bench.metrics", "bench.verdict"},
