@@ -730,7 +730,7 @@ FAULTS = ("close", "http_503", "invalid_json")
 def figures(record: StreamRecord, *, tls: bool) -> tuple[object, ...]:
     """All that is the same whenever it happens.
 
-    How many TLS records the same bytes take depends on when, and of a stream that is given up its end may be read or not.
+    How many TLS records the same bytes take depends on when, and the end of a stream that is given up may be read or not.
     """
     r = record
     key = (r.phase, r.window, r.ordinal, r.attempt)
