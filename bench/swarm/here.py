@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 STOP_S = 30.0
+_LOCUST = [sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("locustfile.py"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,33 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("results"), help="where records and report go (results)")
     parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     known = parser.parse_args(arguments)
-    with _target(known.scenario) as url, contextlib.ExitStack() as workers:
-        port = _free_port()
-        locust = [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(Path(__file__).with_name("locustfile.py")),
-            "--records",
-            str(known.records),
-        ]
+    with target(known.scenario) as url, contextlib.ExitStack() as workers:
+        port = free_port()
         for _ in range(known.workers):
-            joining = [*locust, "--worker", "--master-port", str(port), "--loglevel", "WARNING"]
-            workers.enter_context(_process(joining))
-        master = [
-            *locust, "--master", "--master-bind-port", str(port), "--master-bind-host", "127.0.0.1",
-            "--expect-workers", str(known.workers), "--headless", "--only-summary",
-            "--scenario", known.scenario, "--host", url, *known.more,
-        ]  # fmt: skip
-        return subprocess.call(master)
+            workers.enter_context(process(worker(port, known.records)))
+        wanted = ["--expect-workers", str(known.workers), "--scenario", known.scenario, "--host", url, *known.more]
+        return subprocess.call(master(port, known.records, wanted))
+
+
+def worker(port: int, records: Path) -> list[str]:
+    """The command of a worker that joins a master on this machine."""
+    return [*_LOCUST, "--records", str(records), "--worker", "--master-port", str(port), "--loglevel", "WARNING"]
+
+
+def master(port: int, records: Path, wanted: Sequence[str]) -> list[str]:
+    """The command of a master without a page, which does what is wanted when its workers are there."""
+    bound = ["--master", "--master-bind-port", str(port), "--master-bind-host", "127.0.0.1"]
+    return [*_LOCUST, "--records", str(records), *bound, "--headless", "--only-summary", *wanted]
 
 
 @contextlib.contextmanager
-def _target(scenario: str) -> Iterator[str]:
+def target(scenario: str) -> Iterator[str]:
     """A server of the scenario; yields its URL."""
     command = [sys.executable, "-m", "bench", "serve", "--scenario", scenario]
-    with _process(command, stdout=subprocess.PIPE) as server:
+    with process(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
         if not line:
@@ -66,20 +64,21 @@ def _target(scenario: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=stdout)
+def process(command: Sequence[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A child that is gone when the block is left."""
+    child = subprocess.Popen(command, stdout=stdout)
     try:
-        yield process
+        yield child
     finally:
-        process.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_S)
+            child.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            child.kill()
+            child.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody listens on: Locust cannot say which one the system chose for it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

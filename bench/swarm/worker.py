@@ -192,6 +192,8 @@ class Worker:
         }
         self._next = max(0, self._runner.worker_index) * ORDINALS
         self._seq = 0
+        self._users = 0
+        """When it began to finish."""
         self._began_ns = self._cleared_ns = monotonic_ns()
         self._epoch_ns = 0
         self._lags = Histogram()
@@ -269,9 +271,12 @@ class Worker:
             self._over.wait()
             return
         self.finishing = True
+        self._users = self._runner.user_count
         for lane in self._lanes.values():
             lane.send_home()
-        patience_ns = monotonic_ns() + int(self._options.scenario.timeouts.total_s * NS)
+        # Locust's --stop-timeout, where one is given; else no stream is cut that is within its own time.
+        patience_s = self._environment.stop_timeout or self._options.scenario.timeouts.total_s
+        patience_ns = monotonic_ns() + int(patience_s * NS)
         while any(lane.taken.open for lane in self._lanes.values()) and monotonic_ns() < patience_ns:
             gevent.sleep(0.05)
         for lane in self._lanes.values():
@@ -282,6 +287,8 @@ class Worker:
         self.report(final=True)
         for lane in self._lanes.values():
             lane.close()
+        self._engine.pacer.hurry()  # a user may wait, and is waited for
+        gevent.sleep(0.01)
         self._engine.pacer.close()
         self._over.set()
 
@@ -305,7 +312,7 @@ class Worker:
                 "seq": self._seq,
                 "elapsed_ns": monotonic_ns() - self._cleared_ns,
                 "final": final,
-                "users": self._runner.user_count,
+                "users": self._users or self._runner.user_count,
                 "cpu_share": self._cpu_share,
                 "cpu_ns": cpu_ns(os.getpid()),
                 "loop_lag_p99_ns": _ns(lags.percentile(99)),
