@@ -100,8 +100,9 @@ class RawLog:
         self._streams.write(line + b"\n")
 
     def flush(self) -> None:
-        """Hand to the system what is buffered, so that `content_reads` sees it."""
+        """Hand to the system what is buffered: others see it, and it outlives this process."""
         self._reads.flush()
+        self._streams.flush()
 
     def close(self) -> None:
         """Flush and close both files."""
