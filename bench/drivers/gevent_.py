@@ -311,8 +311,10 @@ class GeventEngine:
         return Future()
 
     def call_soon(self, callback: Callable[[], object]) -> object:
-        """Have the hub call it when it has its next turn."""
-        return self._loop.run_callback(callback)
+        """Have the hub call it when it has its next turn, and has looked at its sockets before."""
+        # What run_callback is given is called in the same turn, a thousand of them before a socket is looked at: stamps
+        # would wait for all streams that start at once.
+        return Timer(self._loop, 0.0, callback)
 
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Handle:
         """Have the hub call it then, or a little later."""

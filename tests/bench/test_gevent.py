@@ -30,7 +30,7 @@ from bench.rawlog import StreamRecord
 from bench.scenario import Arm, Closed, Scenario
 from bench.wire.events import SEPARATOR
 from servers.faults import Fault
-from servers.pacing import LoopTimer, Pacer
+from servers.pacing import BATCH, LoopTimer, Pacer
 
 WAIT_S = 20.0
 """How long a peer waits for anything, on the slowest machine."""
@@ -191,6 +191,32 @@ def test_nobody_is_woken_early(timer: str) -> None:
     late_ns, order = run(work)
     assert min(late_ns) >= 0
     assert order == sorted(order)
+
+
+def test_sockets_are_looked_at_while_many_start_at_once() -> None:
+    async def work(engine: GeventEngine) -> list[str]:
+        had: list[str] = []
+        near, far = os.pipe()
+
+        async def start() -> None:
+            await engine.pacer.until(0)
+            if not had:
+                os.write(far, b"x")
+            had.append("start")
+
+        def read() -> None:
+            had.append("read")
+            engine.remove_reader(near)
+
+        engine.add_reader(near, read)
+        await together(engine, (start() for _ in range(10 * BATCH)))
+        os.close(near)
+        os.close(far)
+        return had
+
+    had = run(work)
+    assert had.count("start") == 10 * BATCH
+    assert had.index("read") <= 2 * BATCH
 
 
 # Tasks.
