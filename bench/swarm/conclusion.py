@@ -56,6 +56,7 @@ def _faults(worker: WorkerSeen, open_loop: bool) -> Iterator[str]:
 _ADVICE = {
     "driver_cpu": "This worker is the bottleneck: use more workers, fewer users or a lower rate, or pace the tokens.",
     "loop_lag": "Close what else runs on its machine, or use more workers.",
+    "dropped": "All users were busy: have more users, or a lower rate.",
     "starts_late": "Close what else runs on its machine, or use more workers.",
 }
 """What helps where there can be several workers; else what the rule says."""

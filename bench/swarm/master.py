@@ -41,6 +41,10 @@ class Master:
         self._folder = Path()
         self._began_ns = 0
         self._testing = False
+        self._concluded = gevent.event.Event()
+        self._concluded.set()
+        self._took: set[str] = set()
+        """Workers that have had arrivals in this test."""
         self._arrivals: Iterator[tuple[int, int]] | None = None
         self._filled_ns = 0
         self.conclusion: Conclusion | None = None
@@ -59,6 +63,8 @@ class Master:
         self._options, self._folder = options, folder
         self._began_ns = monotonic_ns()
         self._testing = True
+        self._concluded.clear()
+        self._took.clear()
         self.conclusion = None
         if isinstance(self._runner, LocalRunner):
             self._workers.joined(short(self._runner.client_id), self._began_ns)
@@ -76,23 +82,25 @@ class Master:
     def finish(self) -> None:
         """Have every worker bring its streams to an end and report; write what there is. Blocks until then."""
         if not self._testing:
+            self._concluded.wait()  # whoever asks now may be about to end the process
             return
         self._testing = False
         self._arrivals = None
-        self._runner.send_message(FINISH, {})
+        at_it = {short(name) for name in self._running()}  # some may not have reported yet
+        self._runner.send_message(FINISH, {})  # alone, that is all: it returns when the streams are over
         assert self._options is not None
         patience_ns = monotonic_ns() + int((self._options.scenario.timeouts.total_s + PATIENCE_S) * NS)
-        while self._unfinished() and monotonic_ns() < patience_ns:
+        while self._unfinished(at_it) and monotonic_ns() < patience_ns:
             gevent.sleep(0.05)
         self._conclude()
+        self._concluded.set()
 
-    def _unfinished(self) -> bool:
-        return any(
-            w.state == "there" and not w.final for w in self._workers.seen(monotonic_ns()) if self._has_streams(w)
-        )
-
-    def _has_streams(self, worker: Any) -> bool:
-        return worker.report_age_s is not None or isinstance(self._runner, LocalRunner)
+    def _unfinished(self, at_it: set[str]) -> bool:
+        if not isinstance(self._runner, MasterRunner):
+            return False
+        seen = {worker.name: worker for worker in self._workers.seen(monotonic_ns())}
+        at_it = at_it | {name for name, worker in seen.items() if worker.report_age_s is not None}
+        return any(name not in seen or (seen[name].state == "there" and not seen[name].final) for name in at_it)
 
     def clear(self) -> None:
         """Figures begin anew."""
@@ -133,6 +141,8 @@ class Master:
 
     def _reported(self, msg: Any, **_: Any) -> None:
         now_ns = monotonic_ns()
+        if msg.data.get("test", self._folder.name) != self._folder.name:
+            return  # of a worker that took too long to end the test before
         try:
             report = read_report(msg.data)
         except ValueError as error:
@@ -165,7 +175,7 @@ class Master:
         following = next(arrivals)
         turn = 0
         while self._testing:
-            names = self._running()
+            names = self._takers()
             shares: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
             while names and following[1] < monotonic_ns() - epoch_ns + AHEAD_NS:
                 shares[names[turn % len(names)]].append(following)
@@ -175,10 +185,18 @@ class Master:
                 self._runner.send_message(ARRIVALS, told, client_id=name)
             gevent.sleep(LOOK_S)
 
+    def _takers(self) -> list[str]:
+        """Who takes arrivals: workers that have their users, or had them and are given others."""
+        if isinstance(self._runner, MasterRunner):
+            self._took.update(node.id for node in self._runner.clients.running)
+            return [name for name in self._running() if name in self._took]
+        return self._running()
+
     def _running(self) -> list[str]:
+        """Workers with users, or on the way there."""
         if not isinstance(self._runner, MasterRunner):
             return [self._runner.client_id] if self._runner.state in (STATE_RUNNING, STATE_SPAWNING) else []
-        return [node.id for node in self._runner.clients.running]
+        return [node.id for node in self._runner.clients.values() if node.state in (STATE_RUNNING, STATE_SPAWNING)]
 
     # The page.
 

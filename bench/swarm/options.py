@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +22,20 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
 
 class OptionError(Exception):
     """Arguments that cannot be used. The message is one line for the user."""
+
+
+_records = ["results"]
+"""As this process was told. Locust puts what the master was told in its place, sometimes before anybody can look."""
+
+
+def _keep_records(folder: str) -> str:
+    _records[0] = folder
+    return folder
+
+
+def own_records() -> Path:
+    """Where this process is to keep records."""
+    return Path(_records[0])
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -60,7 +75,7 @@ def add(parser: LocustArgumentParser) -> None:
         "--ca-file", default="", metavar="FILE", help="Whom to trust when --host is https://, in PEM; default certifi's"
     )
     parser.add_argument(
-        "--records", default="results", metavar="FOLDER", include_in_web_ui=False,
+        "--records", default="results", metavar="FOLDER", include_in_web_ui=False, type=_keep_records,
         help="Where raw records of streams are kept, on every worker its own, and the master's report (results)",
     )  # fmt: skip
     # A worker that is gone leaves its users to the others.
@@ -112,4 +127,10 @@ def _target(url: str | None, ca_file: str) -> tuple[str, int, str]:
         ca_file = certifi.where()
     if not Path(ca_file).is_file():
         raise OptionError(f"--ca-file {ca_file}: no such file; give the authority of {url} in PEM")
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OptionError(
+            f"--ca-file {ca_file}: {error.strerror or error}; give the authority of {url} in PEM"
+        ) from None
     return parts.hostname, port or 443, ca_file

@@ -20,6 +20,8 @@ class StreamUser(User):
     protocol = ""
     worker: Worker | None = None
     """Of the test under way; set when one starts."""
+    ready = gevent.event.Event()
+    """Whether one has been set. Who joins a test under way is given users before it hears of the test."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -29,9 +31,10 @@ class StreamUser(User):
 
     def on_start(self) -> None:
         """Have a connection ready, where connections are kept."""
-        if self.worker is None or self.protocol not in self.worker.protocols:
-            raise StopUser
-        carry_out(self.worker.come(self.protocol))
+        self.ready.wait()
+        worker = self.worker
+        if worker is not None and not worker.finishing and self.protocol in worker.protocols:
+            carry_out(worker.come(self.protocol))
 
     def wait_time(self) -> float:
         """Seconds between streams, as the scenario says."""
@@ -40,7 +43,7 @@ class StreamUser(User):
     def turn(self) -> None:
         """Have one stream; be done when the test ends or this user is to stop."""
         worker = self.worker
-        if self._leaving or worker is None or worker.finishing:
+        if self._leaving or worker is None or worker.finishing or self.protocol not in worker.protocols:
             raise StopUser
         start: tuple[int, int] | None = carry_out(worker.next_start(self.protocol))
         if start is None:
@@ -58,7 +61,8 @@ class StreamUser(User):
         self._leaving = True
         if force:
             self._idle.wait()
-        return bool(super().stop(force))
+        # Who waits for somebody to arrive has nothing to finish, however long that takes.
+        return bool(super().stop(force or self._idle.is_set()))
 
 
 class SSEUser(StreamUser):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import locust
 from locust.dispatch import UsersDispatcher
-from locust.runners import LocalRunner, WorkerRunner
+from locust.runners import STATE_INIT, LocalRunner, WorkerRunner
 
 from bench.swarm import options, page
 from bench.swarm.master import Master, new_name
@@ -33,8 +35,7 @@ def wire_up() -> None:
 
 def _begin(environment: Any, **_: Any) -> None:
     """Locust is there: take up a part, or both."""
-    parsed = environment.parsed_options
-    records = Path(parsed.records)  # before the master's settings come: where to keep records is this machine's to say
+    records = options.own_records()
     if not isinstance(environment.runner, WorkerRunner):
         _Watched(environment, records)
     else:
@@ -47,30 +48,46 @@ class _Working:
     def __init__(self, environment: Any, records: Path) -> None:
         self._environment, self._records = environment, records
         self.worker: Worker | None = None
+        # Locust asks this when a test is stopped, with streams under way. The first time it reads the source of every
+        # module, which takes 30 ms.
+        inspect.stack()
         runner = environment.runner
         runner.register_message(ARRIVALS, lambda msg, **_: self.worker and self.worker.take_arrivals(msg.data))
         runner.register_message(CLEAR, lambda **_: self.worker and self.worker.clear())
         runner.register_message(FINISH, lambda **_: self.finish(), concurrent=True)
         environment.events.test_start.add_listener(self._start)
         environment.events.test_stopping.add_listener(lambda **_: self.finish())
-        environment.events.quitting.add_listener(lambda **_: self.finish())
+        environment.events.quitting.add_listener(lambda **_: self.finish(leaving=True))
+        if getattr(runner, "worker_state", STATE_INIT) != STATE_INIT:
+            self._start()  # it joined a test under way, of which Locust told before there was anybody to hear it
 
     def _start(self, **_: Any) -> None:
         parsed = self._environment.parsed_options
+        self.worker = StreamUser.worker = None
         folder = self._records / (getattr(parsed, _RUN, "") or new_name("stray"))
         try:
-            self.worker = StreamUser.worker = Worker(
-                self._environment, options.read(parsed, self._environment.host), folder
-            )
-        except (OptionError, OSError) as error:
-            logging.getLogger(__name__).error(error)
-            self._environment.process_exit_code = USAGE
-            self._environment.runner.quit()
+            known = options.read(parsed, self._environment.host)
+        except OptionError as error:
+            _refuse(self._environment, error, give_up=False)  # from the page, where it can be put right
+            return
+        try:
+            self.worker = StreamUser.worker = Worker(self._environment, known, folder)
+            StreamUser.ready.set()
+        except OSError as error:
+            _refuse(self._environment, f"--records {self._records}: {error}", give_up=True)
 
-    def finish(self) -> None:
+    def finish(self, *, leaving: bool = False) -> None:
         """Bring the test under way to its end."""
         if self.worker is not None:
-            self.worker.finish()
+            self.worker.finish(leaving=leaving)
+
+
+def _refuse(environment: Any, why: object, *, give_up: bool) -> None:
+    """Say why a test cannot be."""
+    logging.getLogger(__name__).error("tokenwire: %s", why)
+    if give_up:
+        environment.process_exit_code = USAGE
+        gevent.spawn(environment.runner.quit)  # which ends, among others, the greenlet that is here
 
 
 class EvenDispatcher(UsersDispatcher):
@@ -116,20 +133,33 @@ class _Watched:
         except OptionError as error:
             print(f"tokenwire: {error}", file=sys.stderr)
             sys.exit(USAGE)
-        wanted = {
-            user: user.protocol in known.protocols for user in environment.user_classes if issubclass(user, StreamUser)
-        }
-        environment.user_classes = [user for user in environment.user_classes if wanted.get(user, True)]
+        environment._filter_tasks_by_tags()
+        streaming = [user for user in environment.user_classes if issubclass(user, StreamUser)]
+        left = [user for user in streaming if user.tasks and user.protocol in known.protocols]
+        environment.user_classes = [user for user in environment.user_classes if user in left or user not in streaming]
+        if not environment.user_classes:
+            print(
+                f"tokenwire: --protocol {parsed.protocol}: no user is left; give no names of users and no --tags, "
+                "or such as speak it",
+                file=sys.stderr,
+            )
+            sys.exit(USAGE)
+        spoken = {user.protocol for user in left}
+        if len(spoken) == 1:
+            parsed.protocol = spoken.pop()  # workers are told: else they would wait for users of both
 
     def _start(self, **_: Any) -> None:
         environment = self._environment
+        headless = environment.parsed_options.headless
         try:
             known = options.read(environment.parsed_options, environment.host)
-        except OptionError as error:  # from the page
-            logging.getLogger(__name__).error(error)
-            environment.runner.quit()
+            name = _new_folder(self._records, known.scenario.name)
+        except OptionError as error:
+            _refuse(environment, error, give_up=headless)
             return
-        name = new_name(known.scenario.name)
+        except OSError as error:
+            _refuse(environment, f"--records {self._records}: {error.strerror}; give one to write in", give_up=headless)
+            return
         setattr(environment.parsed_options, _RUN, name)
         self._master.begin(known, self._records / name)
 
@@ -138,3 +168,15 @@ class _Watched:
         self._master.finish()
         if self._master.code is not None:
             self._environment.process_exit_code = self._master.code
+
+
+def _new_folder(records: Path, scenario: str) -> str:
+    """Make the folder of a test, and return its name, which no other has. Raises `OSError`."""
+    stem = new_name(scenario)
+    for suffix in ("", *(f"-{n}" for n in range(2, 100))):
+        try:
+            (records / (stem + suffix)).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return stem + suffix
+    raise FileExistsError(17, "a hundred tests of this name in one second", str(records / stem))

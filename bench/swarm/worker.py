@@ -19,7 +19,7 @@ from bench.drivers.client import API_KEY, Client
 from bench.drivers.connection import Connection
 from bench.drivers.gevent_ import Future, GeventEngine, carry_out
 from bench.drivers.plan import Plan
-from bench.rawlog import RawLog, StreamRecord
+from bench.rawlog import DROPPED, RawLog, StreamRecord
 from bench.scenario import Arm, Closed
 from bench.swarm.histogram import Histogram
 from bench.swarm.options import Options
@@ -73,12 +73,15 @@ class Lane:
         if not record.window:
             self.taken.ended(record, stamps_ns, counts)
             return
-        self.taken.ended(record, stamps_ns, counts, schedule(self._profile, record.seed).due_ns)
+        dropped = record.outcome == DROPPED
+        due_ns = None if dropped else schedule(self._profile, record.seed).due_ns
+        self.taken.ended(record, stamps_ns, counts, due_ns)
         failed = record.outcome != Outcome.COMPLETE and not record.left_ns
         self._events.request.fire(
             request_type=self.name,
             name=f"{self.name} stream",
-            response_time=(record.ended_ns - (record.started_ns or record.intended_ns)) / 1e6,
+            # What was not begun took no time, which is not 0 ms.
+            response_time=None if dropped else (record.ended_ns - (record.started_ns or record.intended_ns)) / 1e6,
             response_length=record.received_bytes,
             exception=StreamFailed(record.outcome, record.reason) if failed else None,
             context={},
@@ -155,6 +158,8 @@ class _CountedLog(RawLog):
         self._lane = lane
 
     def ended(self, record: StreamRecord, stamps_ns: array[int], counts: array[int]) -> None:
+        if self._streams.closed:
+            return  # a connection was being made ready for a user who came when the test was over
         super().ended(record, stamps_ns, counts)
         self._lane.ended(record, stamps_ns, counts)
 
@@ -178,13 +183,16 @@ class Worker:
     def __init__(self, environment: Any, options: Options, folder: Path) -> None:
         self._environment, self._options = environment, options
         self._runner = environment.runner
-        self.finishing = False
+        self.finishing = self._leaving = False
+        self._turns = 0
+        """Streams under way, also those that wait to be asked for again."""
         set_timer_slack()
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         self._engine = GeventEngine()
         self.name = short(self._runner.client_id)
+        self._test = folder.name
         self.folder = folder / self.name
         self._lanes = {
             protocol: Lane(protocol, options, self._engine, self.folder / protocol, environment.events)
@@ -216,9 +224,13 @@ class Worker:
 
     async def stream(self, protocol: str, ordinal: int, intended_ns: int) -> None:
         """Have that stream."""
-        record = await self._lanes[protocol].stream(ordinal, intended_ns)
-        if record.outcome == Outcome.REFUSED and not self._options.rate:
-            await self._engine.pacer.until(monotonic_ns() + REFUSED_PAUSE_NS)
+        self._turns += 1
+        try:
+            record = await self._lanes[protocol].stream(ordinal, intended_ns)
+            if record.outcome == Outcome.REFUSED and not self._options.rate:
+                await self._engine.pacer.until(monotonic_ns() + REFUSED_PAUSE_NS)
+        finally:
+            self._turns -= 1
 
     async def come(self, protocol: str) -> None:
         """Be a user before its first stream."""
@@ -244,14 +256,15 @@ class Worker:
         """
         if not self._epoch_ns:
             self._epoch_ns = monotonic_ns() - told["elapsed_ns"]
-        if not self.finishing:
-            self._work.append(self._engine.start(self._let_arrive(told["arrivals"])))
+        if told["arrivals"]:
+            self._engine.start(self._let_arrive(told["arrivals"]))
 
     async def _let_arrive(self, arrivals: Sequence[tuple[int, int]]) -> None:
         for ordinal, offset_ns in arrivals:
             due_ns = self._epoch_ns + offset_ns
-            await self._engine.pacer.until(due_ns)
-            if self.finishing:
+            if not self.finishing:
+                await self._engine.pacer.until(due_ns)
+            if self.finishing and not self._leaving:
                 break
             for lane in sorted(self._lanes.values(), key=lambda lane: lane.name, reverse=bool(ordinal % 2)):
                 lane.arrive(ordinal, due_ns)  # neither protocol is always the one behind
@@ -265,30 +278,35 @@ class Worker:
         for lane in self._lanes.values():
             lane.taken.clear()
 
-    def finish(self) -> None:
-        """Start nothing more, let every open stream come to its end, and send the last report. Blocks until then."""
+    def finish(self, *, leaving: bool = False) -> None:
+        """Start nothing more, let every open stream come to its end, and send the last report. Blocks until then.
+
+        `leaving`: the test goes on elsewhere, so that who still was to arrive here is a start that is dropped.
+        """
         if self.finishing:
             self._over.wait()
             return
-        self.finishing = True
+        self.finishing, self._leaving = True, leaving
         self._users = self._runner.user_count
         for lane in self._lanes.values():
             lane.send_home()
         # Locust's --stop-timeout, where one is given; else no stream is cut that is within its own time.
         patience_s = self._environment.stop_timeout or self._options.scenario.timeouts.total_s
         patience_ns = monotonic_ns() + int(patience_s * NS)
-        while any(lane.taken.open for lane in self._lanes.values()) and monotonic_ns() < patience_ns:
+        while self._turns and monotonic_ns() < patience_ns:
             gevent.sleep(0.05)
         for lane in self._lanes.values():
             lane.client.stop()
         self._weigh(monotonic_ns())
         for one in self._work:
             one.cancel()
+        self._engine.pacer.hurry()  # who waits to ask again would wait for ever, and Locust for that user
+        gevent.sleep(0.01)
+        while self._turns:
+            gevent.sleep(0.01)
         self.report(final=True)
         for lane in self._lanes.values():
             lane.close()
-        self._engine.pacer.hurry()  # a user may wait, and is waited for
-        gevent.sleep(0.01)
         self._engine.pacer.close()
         self._over.set()
 
@@ -308,6 +326,7 @@ class Worker:
             {
                 "format": FORMAT,
                 "worker": self.name,
+                "test": self._test,
                 "host": socket.gethostname(),
                 "seq": self._seq,
                 "elapsed_ns": monotonic_ns() - self._cleared_ns,
