@@ -73,26 +73,25 @@ class Meter:
         self._measuring = True
         before, clocks_before, chunks = self._used(), clocks(), self._client.counters.chunks
         facts.window_start_ns = monotonic_ns()
-        try:
-            yield facts.window_start_ns
-        finally:
-            facts.window_end_ns = monotonic_ns()
-            facts.window_ns = facts.window_end_ns - facts.window_start_ns
-            self._measuring = False
-            _, facts.clock_raw_ns, facts.clock_boot_ns = map(_since, clocks_before, clocks())
-            used = map(_since, before, self._used())
-            facts.server_cpu_ns, facts.driver_cpu_ns, facts.server_wait_ns, facts.driver_wait_ns, facts.steal_ns = used
-            facts.slices = [
-                Slice(
-                    facts.window_start_ns,
-                    facts.window_end_ns,
-                    self._client.counters.chunks - chunks,
-                    facts.server_cpu_ns,
-                    facts.driver_cpu_ns,
-                )
-            ]
-            _, facts.steal_cores = steal_ns(self._pinned)
-            self._sample_memory()
+        yield facts.window_start_ns
+        # Of a window that failed nothing is asked, and what made it fail might make this fail, too.
+        facts.window_end_ns = monotonic_ns()
+        facts.window_ns = facts.window_end_ns - facts.window_start_ns
+        self._measuring = False
+        _, facts.clock_raw_ns, facts.clock_boot_ns = map(_since, clocks_before, clocks())
+        used = map(_since, before, self._used())
+        facts.server_cpu_ns, facts.driver_cpu_ns, facts.server_wait_ns, facts.driver_wait_ns, facts.steal_ns = used
+        facts.slices = [
+            Slice(
+                facts.window_start_ns,
+                facts.window_end_ns,
+                self._client.counters.chunks - chunks,
+                facts.server_cpu_ns,
+                facts.driver_cpu_ns,
+            )
+        ]
+        _, facts.steal_cores = steal_ns(self._pinned)
+        self._sample_memory()
 
     def _used(self) -> tuple[int, int, int, int, int]:
         """CPU time of server and driver, their waits for a core, and the time stolen from both, so far (ns)."""
