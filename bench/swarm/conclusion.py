@@ -37,6 +37,8 @@ def conclude(figures: Figures, *, open_loop: bool) -> Conclusion:
 
 
 def _faults(worker: WorkerSeen, open_loop: bool) -> Iterator[str]:
+    if worker.fault:
+        yield f"worker {worker.name}: {worker.fault}"
     seen: dict[str, float | None] = {
         "driver_cpu": None if worker.cpu_share is None else 100 * worker.cpu_share,
         "loop_lag": worker.loop_lag_p99_ms,

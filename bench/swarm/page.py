@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Response
 from locust import stats
-from locust.stats import StatsCSV, StatsEntry
+from locust.stats import StatsCSV, StatsCSVFileWriter, StatsEntry
 
 from bench.swarm.figures import merged, title_of
 from bench.swarm.workers import WorkerReport
@@ -35,7 +35,7 @@ def three_digits(milliseconds: float) -> float:
 
 
 def keep_microseconds() -> None:
-    """Have Locust keep and write three digits of every duration. Once per process, before a test."""
+    """Have Locust keep and write three digits of every duration, to the last. Once per process, before a test."""
     patched: Any = stats
     patched.bucket_response_time = three_digits
     patched.proper_round = lambda val, digits=0: round(val, 3)  # noqa: ARG005
@@ -49,6 +49,17 @@ def keep_microseconds() -> None:
         return [of(percentile) or 0 for percentile in self.percentiles_to_report]
 
     patched.StatsCSV._percentile_fields = fields
+    close = StatsCSVFileWriter.close_files
+
+    def close_files(self: StatsCSVFileWriter) -> None:
+        # Locust writes once a second, and last before the streams under way and their reports have come to their end.
+        self.requests_csv_filehandle.seek(0)
+        self.requests_csv_writer.writerow(self.requests_csv_columns)
+        self._requests_data_rows(self.requests_csv_writer)
+        self.requests_csv_filehandle.truncate()
+        close(self)
+
+    patched.StatsCSVFileWriter.close_files = close_files
 
 
 def fill(all_stats: stats.RequestStats, reports: dict[str, WorkerReport], temperature: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import gevent
 from locust import User, tag, task
-from locust.exception import StopTest, StopUser
+from locust.exception import StopUser
 
 from bench.drivers.client import InstrumentFault
 from bench.drivers.gevent_ import carry_out
@@ -52,7 +53,10 @@ class StreamUser(User):
         try:
             carry_out(worker.stream(self.protocol, *start))
         except InstrumentFault as fault:
-            raise StopTest(str(fault)) from fault
+            if not worker.fault:
+                logging.getLogger(__name__).error("tokenwire: %s", fault)
+                worker.fault = str(fault)
+            raise StopUser from fault
         finally:
             self._idle.set()
 

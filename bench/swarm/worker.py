@@ -184,6 +184,8 @@ class Worker:
         self._environment, self._options = environment, options
         self._runner = environment.runner
         self.finishing = self._leaving = False
+        self.fault = ""
+        """What this machine could not do, where there is such a thing: the figures are then worth nothing."""
         self._turns = 0
         """Streams under way, also those that wait to be asked for again."""
         set_timer_slack()
@@ -331,6 +333,7 @@ class Worker:
                 "seq": self._seq,
                 "elapsed_ns": monotonic_ns() - self._cleared_ns,
                 "final": final,
+                "fault": self.fault,
                 "users": self._users or self._runner.user_count,
                 "cpu_share": self._cpu_share,
                 "cpu_ns": cpu_ns(os.getpid()),

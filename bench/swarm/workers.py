@@ -49,6 +49,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     loop_lag_max_ns: int
     """Both below 0 where not known."""
     protocols: dict[str, ProtocolReport]
+    fault: str = ""
+    """What its machine could not do."""
 
 
 class WorkerSeen(msgspec.Struct, frozen=True):
@@ -74,6 +76,7 @@ class WorkerSeen(msgspec.Struct, frozen=True):
     cpu_share: float | None = None
     loop_lag_p99_ms: float | None = None
     loop_lag_max_ms: float | None = None
+    fault: str = ""
 
 
 def read_report(report: Mapping[str, Any]) -> WorkerReport:
@@ -223,7 +226,8 @@ class Workers:
         counts = [one.counts for one in report.protocols.values()]
         dropped = sum(c.dropped for c in counts)
         return msgspec.structs.replace(
-            base, host=report.host, final=report.final, users=report.users, open=worker.open, dropped=dropped,
+            base, host=report.host, fault=report.fault, final=report.final, users=report.users, open=worker.open,
+            dropped=dropped,
             ended=sum(c.ended for c in counts), starts=sum(c.ended - c.retried for c in counts) + dropped,
             late=sum(c.late for c in counts),
             cpu_share=report.cpu_share if report.cpu_share >= 0 else None,
