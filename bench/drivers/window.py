@@ -73,8 +73,11 @@ class Meter:
         self._measuring = True
         before, clocks_before, chunks = self._used(), clocks(), self._client.counters.chunks
         facts.window_start_ns = monotonic_ns()
-        yield facts.window_start_ns
-        # Of a window that failed nothing is asked, and what made it fail might make this fail, too.
+        try:
+            yield facts.window_start_ns
+        except BaseException:
+            self._measuring = False  # of a window that failed nothing is asked: looking might fail for the same reason
+            raise
         facts.window_end_ns = monotonic_ns()
         facts.window_ns = facts.window_end_ns - facts.window_start_ns
         self._measuring = False
@@ -115,10 +118,11 @@ class Meter:
                 break
 
     def _sample_memory(self) -> tuple[int, int]:
-        """Memory of server and driver now, in bytes; 0 for a server that is dead."""
+        """Memory of server and driver now, in bytes; 0 for a server that is dead, and where it cannot be read."""
         facts = self._facts
-        driver, server = memory_bytes(os.getpid()), 0
+        driver = server = 0
         with contextlib.suppress(OSError):
+            driver = memory_bytes(os.getpid())
             server = memory_bytes(self.server_pid)
         facts.driver_rss_peak = max(facts.driver_rss_peak, driver)
         facts.server_rss_peak = max(facts.server_rss_peak, server)
