@@ -7,6 +7,7 @@ import os
 import socket
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -50,8 +51,12 @@ GC_THRESHOLD = 50_000
 class Lane:
     """All streams of one protocol in this process: a driver's client, whose streams are counted."""
 
-    def __init__(self, protocol: str, options: Options, engine: GeventEngine, folder: Path, events: Any) -> None:
+    def __init__(
+        self, protocol: str, options: Options, engine: GeventEngine, folder: Path, events: Any, first: int
+    ) -> None:
         self.protocol = protocol
+        self.ordinals = count(first)
+        """Of the streams of a closed loop: the same on every protocol, and so are seeds and texts."""
         self.name = {"sse": "SSE", "websocket": "WS"}[protocol]
         self.taken = Taken()
         self._options, self._events = options, events
@@ -196,11 +201,11 @@ class Worker:
         self.name = short(self._runner.client_id)
         self._test = folder.name
         self.folder = folder / self.name
+        first = max(0, self._runner.worker_index) * ORDINALS
         self._lanes = {
-            protocol: Lane(protocol, options, self._engine, self.folder / protocol, environment.events)
+            protocol: Lane(protocol, options, self._engine, self.folder / protocol, environment.events, first)
             for protocol in options.protocols
         }
-        self._next = max(0, self._runner.worker_index) * ORDINALS
         self._seq = 0
         self._users = 0
         """When it began to finish."""
@@ -221,8 +226,7 @@ class Worker:
         """Ordinal and time of a user's next stream: now in a closed loop, else when somebody arrives; None: no more."""
         if self._options.rate:
             return await self._lanes[protocol].arrival()
-        ordinal, self._next = self._next, self._next + 1
-        return ordinal, monotonic_ns()
+        return next(self._lanes[protocol].ordinals), monotonic_ns()
 
     async def stream(self, protocol: str, ordinal: int, intended_ns: int) -> None:
         """Have that stream."""
