@@ -40,6 +40,9 @@ def _begin(environment: Any, **_: Any) -> None:
         _Watched(environment, records)
     else:
         _Working(environment, records)
+    # Locust now sets a timer for --run-time, and gevent counts from when it last looked at the clock: before all that
+    # was imported. A test of a second would be over before it began.
+    gevent.get_hub().loop.update_now()
 
 
 class _Working:
