@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 import msgspec
 
-from bench.arrivals import NS
+from bench.arrivals import NS, derive_seed
 from bench.drivers.client import API_KEY, Client
 from bench.drivers.connection import Connection
 from bench.drivers.gevent_ import Future, GeventEngine, carry_out
@@ -52,11 +52,11 @@ class Lane:
     """All streams of one protocol in this process: a driver's client, whose streams are counted."""
 
     def __init__(
-        self, protocol: str, options: Options, engine: GeventEngine, folder: Path, events: Any, first: int
+        self, protocol: str, options: Options, engine: GeventEngine, folder: Path, events: Any, first: int, test: str
     ) -> None:
         self.protocol = protocol
         self.ordinals = count(first)
-        """Of the streams of a closed loop: the same on every protocol, and so are seeds and texts."""
+        """Of the streams of a closed loop: the same on every protocol, and so are seeds and texts, faults apart."""
         self.name = {"sse": "SSE", "websocket": "WS"}[protocol]
         self.taken = Taken()
         self._options, self._events = options, events
@@ -65,9 +65,14 @@ class Lane:
         prepare(self._profile)  # else the first stream that ends would hold up all others for 70 ms
         folder.mkdir(parents=True, exist_ok=True)
         arms = {protocol: Arm(protocol=protocol, stack="aiohttp")}  # type: ignore[arg-type]
+        seed = options.scenario.experiment.seed
+        if options.load.fault is not None:
+            # A server counts how often a stream was asked for: of several with the same seed, only the first would meet
+            # the fault, and of several tests none but the first.
+            seed = derive_seed(seed, protocol, test)
         plan = Plan(
             scenario=msgspec.structs.replace(options.scenario, arms=arms), arm=protocol, host=options.host,
-            port=options.port, server_pid=0, seed=options.scenario.experiment.seed, folder=str(folder), warm_up=0,
+            port=options.port, server_pid=0, seed=seed, folder=str(folder), warm_up=0,
             compression=False, ca_file=options.ca_file, server_name=options.host,
         )  # fmt: skip
         self.client = _CountedClient(plan, engine, _CountedLog(folder, self), self.taken)
@@ -203,7 +208,9 @@ class Worker:
         self.folder = folder / self.name
         first = max(0, self._runner.worker_index) * ORDINALS
         self._lanes = {
-            protocol: Lane(protocol, options, self._engine, self.folder / protocol, environment.events, first)
+            protocol: Lane(
+                protocol, options, self._engine, self.folder / protocol, environment.events, first, self._test
+            )
             for protocol in options.protocols
         }
         self._seq = 0
