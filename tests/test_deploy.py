@@ -32,19 +32,14 @@ ROLES = ("target", "master", "worker")
 KUBERNETES = ("1.25", "1.37")
 """The oldest version that refuses unknown keys by itself, and the newest whose schemas are at hand."""
 
-OWN_OPTIONS = ("--scenario", "--phase", "--protocol", "--records", "--arrivals", "--rate")
-"""What tokenwire's locustfile adds to the options of Locust."""
-
 # Locust patches the standard library when it is imported: it gets a process of its own.
 LOCUST = """
 import json, sys
 from locust.argument_parser import get_parser
-given = json.load(sys.stdin)
+import bench.swarm.locustfile
 answers = []
-for argv in given["commands"]:
+for argv in json.load(sys.stdin):
     options = get_parser([])
-    for name in given["own"]:
-        options.add_argument(name)
     answers.append(vars(options.parse_args(argv)))
 print(json.dumps({"known": sorted(options._option_string_actions), "answers": answers}, default=str))
 """
@@ -127,9 +122,9 @@ COMMANDS = [*written_commands(), *deployed_commands()]
 
 @cache
 def by_locust() -> dict[str, Any]:
-    """Every option that Locust knows with ours, and what it makes of each command, by place and role."""
+    """Every option of Locust with our locustfile, and what it makes of each command, by place and role."""
     asked = [command for command in COMMANDS if command.role != "target"]
-    given = json.dumps({"own": OWN_OPTIONS, "commands": [command.options for command in asked]})
+    given = json.dumps([command.options for command in asked])
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
     done = subprocess.run(
         [sys.executable, "-c", LOCUST], input=given, capture_output=True, text=True, timeout=60, check=False,
@@ -399,4 +394,4 @@ def test_a_locustfile_that_is_not_found_ends_it(stubs: dict[str, str], tmp_path:
 def test_the_page_leads_to_files_that_are_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGE.read_text()) if not link.startswith("http")]
     assert links
-    assert [link for link in links if not (PAGE.parent / link).exists()] == []
+    assert [link for link in links if not (PAGE.parent / link.partition("#")[0]).exists()] == []
