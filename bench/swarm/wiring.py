@@ -101,8 +101,9 @@ class EvenDispatcher(UsersDispatcher):
     """
 
     def _user_gen(self) -> Iterator[str | None]:
+        fixed = {user.__name__ for user in self._user_classes if user.fixed_count}
         for user in super()._user_gen():
-            for _ in self._worker_nodes:
+            for _ in self._worker_nodes[: 1 if user in fixed else None]:
                 yield user
 
 

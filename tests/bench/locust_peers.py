@@ -7,6 +7,7 @@ with the kind under "told":
   it sent was taken in, without a clock.
 - "seen": the user's code got a line or a message.
 - "request": Locust recorded a request.
+- "record": what tokenwire keeps of a stream that has ended.
 - "due": a schedule that waits for nobody would have begun its "due"-th stream; the users began "started".
 - "over": the case has ended.
 """
@@ -16,8 +17,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from time import perf_counter, perf_counter_ns
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic_ns, perf_counter, perf_counter_ns
 from typing import Any, ClassVar, TypeVar
 
 import gevent
@@ -28,10 +33,19 @@ import websocket
 from locust import FastHttpUser, HttpUser, LoadTestShape, User, task
 from locust.contrib.fasthttp import FastHttpSession
 from locust.contrib.socketio import SocketIOUser
+from locust.dispatch import UsersDispatcher
 from locust.env import Environment
+from locust.runners import WorkerNode
 from locust.stats import RequestStats
 
 from bench.arrivals import NS, open_offsets
+from bench.drivers.connection import Connection
+from bench.drivers.gevent_ import GeventEngine, carry_out
+from bench.rawlog import StreamRecord
+from bench.swarm import options
+from bench.swarm.users import SSEUser, WebSocketUser
+from bench.swarm.wiring import EvenDispatcher
+from bench.swarm.worker import Lane
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
@@ -252,6 +266,79 @@ def percentiles(response_times_ms: list[float]) -> None:
     tell("medians", ms=medians)
 
 
+# The same of tokenwire's streams.
+
+
+@contextmanager
+def lane(protocol: str, port: int) -> Iterator[Lane]:
+    """What tokenwire's users have their streams from; tells of what it takes in before it waits for more."""
+    original = Connection.data_received
+
+    def taking(self: Connection, data: bytes) -> None:
+        global read
+        session = self.session
+        before = len(session._texts)
+        original(self, data)
+        read += len(data)
+        for text in session._texts[before:]:
+            tell("seen", text=text.decode())
+        tell("wants", read=read)
+
+    wanted = Namespace(scenario="chat", phase="", protocol=protocol, rate=0.0, arrivals="constant", ca_file="")
+    known = options.read(wanted, f"http://127.0.0.1:{port}")
+    Connection.data_received = taking  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = Lane(protocol, known, GeventEngine(), Path(folder), environment().events, 0, "traps")
+            yield made
+            made.close()
+    finally:
+        Connection.data_received = original  # type: ignore[method-assign]
+
+
+def tokenwire(protocol: str, port: int) -> None:
+    """One stream."""
+    with lane(protocol, port) as streams:
+        record: StreamRecord = carry_out(streams.stream(0, monotonic_ns()))
+        first_ms = (record.first_content_ns - record.started_ns) / 1e6 if record.first_content_ns else None
+        whole_ms = (record.ended_ns - record.started_ns) / 1e6
+        tell("record", outcome=record.outcome, reason=record.reason, first_ms=first_ms, whole_ms=whole_ms)
+
+
+def tokenwire_open_loop(port: int, streams: int) -> None:
+    """As many users as streams wait for arrivals."""
+    with lane("sse", port) as sse:
+
+        def user() -> None:
+            start = carry_out(sse.arrival())
+            carry_out(sse.stream(*start))
+
+        users = [gevent.spawn(user) for _ in range(streams)]
+        gevent.sleep(0)
+        zero_ns = monotonic_ns()
+        for ordinal, offset in enumerate(open_offsets("constant", RATE, streams / RATE, seed=1)):
+            gevent.sleep(max(0.0, (zero_ns + offset - monotonic_ns()) / NS))
+            sse.arrive(ordinal, zero_ns + offset)
+        gevent.joinall(users, raise_error=True)
+
+
+# Who gives users to workers.
+
+
+def dispatch(even: bool, workers: int, users: int, fixed: int = 0) -> None:
+    """How many users of each class each worker gets, with so many of a class whose number is fixed besides."""
+
+    class Fixed(SSEUser):
+        fixed_count = fixed
+
+    kinds = [SSEUser, WebSocketUser, *([Fixed] if fixed else [])]
+    nodes = [WorkerNode(f"host_{number}") for number in range(workers)]
+    dispatcher = (EvenDispatcher if even else UsersDispatcher)(nodes, kinds)  # type: ignore[arg-type]
+    dispatcher.new_dispatch(users, 1000)
+    *_, last = dispatcher
+    tell("dealt", users=list(last.values()))
+
+
 CASES: dict[str, Callable[..., None]] = {
     "FastHttpUser.iter_lines": fast_iter_lines,
     "FastHttpUser": fast_whole,
@@ -266,6 +353,10 @@ CASES: dict[str, Callable[..., None]] = {
     "shape": shape,
     "open loop": open_loop,
     "percentiles": percentiles,
+    "tokenwire, SSE": lambda port: tokenwire("sse", port),
+    "tokenwire, WebSocket": lambda port: tokenwire("websocket", port),
+    "tokenwire, open loop": tokenwire_open_loop,
+    "dispatch": dispatch,
 }
 
 

@@ -319,7 +319,7 @@ class Test:
     @property
     def others(self) -> list[str]:
         """Reasons that are not about this machine being busy with something else."""
-        noise = ("loop lag", "CPU time", "starts over 1 ms late")
+        noise = ("loop lag", "share of its core", "starts over 1 ms late")
         return [reason for reason in self.reasons if not any(one in reason for one in noise)]
 
     def row(self, protocol: str, measure: str) -> dict[str, Any]:

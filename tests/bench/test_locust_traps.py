@@ -1,5 +1,7 @@
 """What Locust's own users do not see of token streams, each shown with the real classes: docs/locust-traps.md.
 
+Beside each trap is shown that tokenwire's users do not fall into it.
+
 Nothing here is timed. The server sends a token only when the client has told that it took in all before it and waits
 for more, or that something was recorded: what has not been seen or recorded by then was not for want of time.
 """
@@ -24,6 +26,8 @@ from typing import Any
 import pytest
 from websockets.frames import Frame, Opcode
 from wire_samples import DONE, HEAD, ROLE, chunk
+
+from bench.swarm.histogram import Histogram, precision_us
 
 PATIENCE_S = 20.0
 """How long to wait for what has to come: only a failure takes so long."""
@@ -264,6 +268,15 @@ def test_openai_user_reads_all_before_it_fails_on_a_stream(peer: Peer, server: S
     assert told["raised"].startswith("JSONDecodeError: ")
 
 
+def test_tokenwire_sees_each_token_as_it_comes(peer: Peer, server: Server) -> None:
+    assert tokens_before_first_seen(peer, server, "tokenwire, SSE") == 1
+    for text, event in zip(TOKENS[1:], EVENTS[1:], strict=True):
+        server.send_chunk(event)
+        assert peer.until("seen")["text"] == text
+    finish(server)
+    peer.rest()
+
+
 # What is recorded as the response time.
 
 
@@ -301,6 +314,20 @@ def test_what_is_recorded_at_the_end_of_a_block_is_the_time_of_the_head(peer: Pe
     assert 0 < recorded <= opened_ms
 
 
+def test_tokenwire_records_a_stream_when_it_is_over(peer: Peer, server: Server) -> None:
+    """And has the first token's time besides: seen as it comes, and recorded to its end."""
+    assert recorded_before_and_after_the_body(peer, server, "tokenwire, SSE") == (0, 1)
+
+
+def test_tokenwire_records_the_time_of_the_whole_stream(peer: Peer, server: Server) -> None:
+    assert tokens_before_first_seen(peer, server, "tokenwire, SSE") == 1
+    finish(server)
+    told = peer.rest()
+    (recorded,) = (one["response_time"] for one in told if one["told"] == "request")
+    (record,) = (one for one in told if one["told"] == "record")
+    assert recorded == record["whole_ms"] > record["first_ms"] > 0
+
+
 # What becomes of it in the statistics.
 
 
@@ -315,6 +342,15 @@ def medians_kept(peer: Peer, times_ms: list[float]) -> list[float]:
 def test_percentiles_are_rounded_to_ms_and_then_to_two_digits(peer: Peer) -> None:
     times_ms = [0.4, 0.674, 1.4, 99.6, 104.9, 147.3, 1449.0, 58760.0]
     assert medians_kept(peer, times_ms) == [0, 1, 1, 100, 100, 150, 1400, 59000]
+
+
+def test_tokenwire_keeps_microseconds() -> None:
+    for time_us in (400, 674, 1_400, 99_600, 104_900, 147_300, 1_449_000, 58_760_000):
+        kept = Histogram()
+        kept.add(time_us, 10)
+        kept.add(2 * time_us)  # else the median is the greatest, which is kept as it is
+        kept.add(time_us // 2)
+        assert kept.percentile(50) == pytest.approx(time_us, abs=precision_us(time_us))
 
 
 # What is asked for.
@@ -345,6 +381,19 @@ def test_compressed_lines_are_no_lines(peer: Peer, server: Server) -> None:
     seen = [told["text"] for told in peer.rest() if told["told"] == "seen"]
     assert seen
     assert not any("data:" in text for text in seen)
+
+
+def test_tokenwire_asks_for_no_compression(peer: Peer, server: Server) -> None:
+    assert codings_asked_for(peer, server, "tokenwire, SSE") <= {"identity"}
+
+
+def test_tokenwire_tells_of_compression(peer: Peer, server: Server) -> None:
+    peer.begin("tokenwire, SSE", port=server.port)
+    server.accept()
+    server.send(HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"))
+    record = peer.until("record")
+    assert (record["outcome"], record["reason"]) == ("protocol_error", "content_encoding")
+    peer.rest()
 
 
 # WebSocket.
@@ -384,6 +433,25 @@ def recorded_before_and_after_the_messages(peer: Peer, server: Server, case: str
 def test_measuring_what_a_websocket_user_does_measures_the_send(peer: Peer, server: Server) -> None:
     """The user sees each token as it comes: what is wrong is what is recorded."""
     assert recorded_before_and_after_the_messages(peer, server, "websocket-client") == (1, 0)
+
+
+def test_tokenwire_records_a_websocket_stream_when_it_is_over(peer: Peer, server: Server) -> None:
+    peer.begin("tokenwire, WebSocket", port=server.port)
+    server.upgrade()
+    assert json.loads(server.frame())["stream"] is True
+    for text in TOKENS:
+        server.send_text(chunk({"content": text}).decode())
+        told = peer.next()
+        while told["told"] != "seen":
+            assert told["told"] == "wants", "nothing is recorded yet"
+            told = peer.next()
+        assert told["text"] == text
+    server.send_text(DONE.decode())
+    told_after = peer.rest()
+    (recorded,) = (one["response_time"] for one in told_after if one["told"] == "request")
+    (record,) = (one for one in told_after if one["told"] == "record")
+    assert record["outcome"] == "complete"
+    assert recorded == record["whole_ms"] > record["first_ms"] > 0
 
 
 # When streams begin.
@@ -476,6 +544,10 @@ def test_an_open_loop_begins_every_stream_whatever_becomes_of_the_others(peer: P
     arrive_before_any_answer(peer, stalling, "open loop", 10)
 
 
+def test_tokenwire_begins_every_stream_whatever_becomes_of_the_others(peer: Peer, stalling: Stalling) -> None:
+    arrive_before_any_answer(peer, stalling, "tokenwire, open loop", 10)
+
+
 def test_what_a_stall_held_back_comes_late_or_never(peer: Peer, stalling: Stalling) -> None:
     stalled, scheduled = 10, 30
     peer.begin("throughput", port=stalling.port, wait="constant_throughput", users=1, streams=scheduled)
@@ -487,3 +559,44 @@ def test_what_a_stall_held_back_comes_late_or_never(peer: Peer, stalling: Stalli
     assert started_ns[1] - period_ns > (stalled - 3) * period_ns
     assert len(started_ns) < scheduled - stalled / 2, "users go on at their pace and make up for nothing"
     peer.rest()
+
+
+# Who gives users to workers.
+
+
+def dealt(peer: Peer, *, even: bool, workers: int, users: int, fixed: int = 0) -> list[dict[str, int]]:
+    """The users of each class that each worker gets."""
+    peer.begin("dispatch", even=even, workers=workers, users=users, fixed=fixed)
+    (told,) = peer.rest()
+    found: list[dict[str, int]] = told["users"]
+    return found
+
+
+@pytest.mark.parametrize("users", [2, 8, 100])
+def test_each_of_two_workers_has_a_class_of_its_own(peer: Peer, users: int) -> None:
+    """So what is compared are two machines."""
+    half = users // 2
+    assert dealt(peer, even=False, workers=2, users=users) == [
+        {"SSEUser": half, "WebSocketUser": 0},
+        {"SSEUser": 0, "WebSocketUser": half},
+    ]
+
+
+@pytest.mark.parametrize(("workers", "users"), [(1, 2), (2, 4), (2, 8), (3, 12), (4, 8), (5, 100)])
+def test_tokenwire_gives_every_worker_as_many_users_of_each_class(peer: Peer, workers: int, users: int) -> None:
+    each = users // workers // 2
+    assert dealt(peer, even=True, workers=workers, users=users) == [{"SSEUser": each, "WebSocketUser": each}] * workers
+
+
+@pytest.mark.parametrize("users", [5, 6, 7, 9])
+def test_tokenwire_deals_evenly_where_users_do_not_go_up(peer: Peer, users: int) -> None:
+    shares = dealt(peer, even=True, workers=2, users=users)
+    assert sum(sum(share.values()) for share in shares) == users
+    for kind in ("SSEUser", "WebSocketUser"):
+        assert abs(shares[0][kind] - shares[1][kind]) <= 1
+
+
+def test_tokenwire_deals_no_more_of_a_fixed_class_than_there_are_to_be(peer: Peer) -> None:
+    shares = dealt(peer, even=True, workers=2, users=9, fixed=1)
+    assert sum(share["Fixed"] for share in shares) == 1
+    assert [share["SSEUser"] for share in shares] == [share["WebSocketUser"] for share in shares] == [2, 2]
