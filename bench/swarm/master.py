@@ -77,7 +77,7 @@ class Master:
         if self._testing and options is not None and options.rate and self._arrivals is None:
             seed = derive_seed(options.scenario.experiment.seed, options.phase, "arrivals")
             self._arrivals = enumerate(endless_offsets(options.arrivals, options.rate, seed))
-            self._runner.greenlet.spawn(self._let_arrive, self._arrivals, monotonic_ns() + AHEAD_NS)
+            self._runner.greenlet.spawn(self._let_arrive, self._arrivals)
 
     def finish(self) -> None:
         """Have every worker bring its streams to an end and report; write what there is. Blocks until then."""
@@ -87,6 +87,10 @@ class Master:
         self._testing = False
         self._arrivals = None
         at_it = {short(name) for name in self._running()}  # some may not have reported yet
+        if isinstance(self._runner, MasterRunner):
+            # Else Locust gives users of a worker that leaves now to the others, and hears nobody until they have them.
+            self._runner._users_dispatcher = None
+            self._runner.spawning_completed = False
         self._runner.send_message(FINISH, {})  # alone, that is all: it returns when the streams are over
         assert self._options is not None
         patience_ns = monotonic_ns() + int((self._options.scenario.timeouts.total_s + PATIENCE_S) * NS)
@@ -170,8 +174,12 @@ class Master:
 
     # Arrivals.
 
-    def _let_arrive(self, arrivals: Iterator[tuple[int, int]], epoch_ns: int) -> None:
+    def _let_arrive(self, arrivals: Iterator[tuple[int, int]]) -> None:
         """Tell workers of the arrivals that come next, each its share: of who comes or goes, from then on."""
+        # Locust waits a second for users, and workers first warm a server up that may be far away.
+        while self._testing and not self._all_there():
+            gevent.sleep(0.05)
+        epoch_ns = monotonic_ns() + AHEAD_NS
         following = next(arrivals)
         turn = 0
         while self._testing:
@@ -184,6 +192,12 @@ class Master:
                 told = {"elapsed_ns": monotonic_ns() - epoch_ns, "arrivals": share}
                 self._runner.send_message(ARRIVALS, told, client_id=name)
             gevent.sleep(LOOK_S)
+
+    def _all_there(self) -> bool:
+        if not isinstance(self._runner, MasterRunner):
+            return True
+        states = {node.state for node in self._runner.clients.values()} - {STATE_MISSING}
+        return states == {STATE_RUNNING}
 
     def _takers(self) -> list[str]:
         """Who takes arrivals: workers that have their users, or had them and are given others."""
