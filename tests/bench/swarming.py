@@ -149,6 +149,10 @@ length = { dist = "fixed", tokens = 10 }
 LONG_TOKENS = 16
 
 
+REPORTS_WAIT = "LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP"
+"""How long Locust waits for users before it says that all are there, in seconds: usually 1, whether or not they are."""
+
+
 class Target(NamedTuple):
     """A server of `SCENARIO`."""
 

@@ -67,6 +67,7 @@ class Starter:
             self._folder / name, "--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port,
             "--master-port", port, "--headless", "--only-summary", "--scenario", str(self._target.scenario),
             "--host", self._target.url, "-u", "4", "-r", "4", "--phase", "long",
+            env={swarming.REPORTS_WAIT: "20"},
         )  # fmt: skip
         eventually(lambda: run.said("All users spawned"))
         run.signal(number, to_all=to_all)
@@ -95,7 +96,7 @@ class Starter:
         eventually(lambda: _states(page)["left"] == 1)
         workers[0].kill()
         eventually(lambda: _states(page)["lost"] == 1, "the master notices")
-        eventually(lambda: _users(page)[-1] == 6, "the one that is left has all users")
+        eventually(lambda: _users(page) == [6], "the one that is left has all users")
         master.process.send_signal(signal.SIGTERM)
         master.ended()
         workers[2].ended()
