@@ -123,9 +123,14 @@ class Master:
             self._written = {}
             print(f"tokenwire: {error.filename or self._folder}: cannot be written: {error.strerror}", file=sys.stderr)
 
-    def _fill(self) -> None:
+    def _fill(self, *, pause: bool = False) -> None:
         if self._options is not None:
-            page.fill(self._environment.stats, self._workers.reports, self._options.load.connections)
+            page.fill(
+                self._environment.stats,
+                self._workers.reports,
+                self._options.load.connections,
+                (lambda: gevent.sleep(0)) if pause else (lambda: None),
+            )
 
     def tell(self) -> None:
         """Print the figures of the last test, behind Locust's own."""
@@ -155,7 +160,8 @@ class Master:
         self._workers.reported(report.worker, report, now_ns)
         if now_ns - self._filled_ns >= FILL_NS:  # merging takes ms a worker, and reports of many come all the time
             self._filled_ns = now_ns
-            self._fill()
+            # Alone, there are streams in this process, which must not wait for all of it.
+            self._fill(pause=isinstance(self._runner, LocalRunner))
 
     def _watch(self) -> None:
         """See who is there, and who is gone: Locust tells nobody."""

@@ -62,8 +62,10 @@ def keep_microseconds() -> None:
     patched.StatsCSVFileWriter.close_files = close_files
 
 
-def fill(all_stats: stats.RequestStats, reports: dict[str, WorkerReport], temperature: str) -> None:
-    """Have Locust's tables show the parts of streams, by the newest reports of all workers."""
+def fill(
+    all_stats: stats.RequestStats, reports: dict[str, WorkerReport], temperature: str, pause: Callable[[], object]
+) -> None:
+    """Have Locust's tables show the parts of streams, by the newest reports of all workers; `pause` after each part."""
     other = "cold" if temperature == "warm" else "warm"
     for protocol in sorted({name for report in reports.values() for name in report.protocols}):
         for measure, name in PARTS.items():
@@ -71,6 +73,7 @@ def fill(all_stats: stats.RequestStats, reports: dict[str, WorkerReport], temper
             if whole.total:
                 title = title_of(protocol)
                 _show(all_stats.get(f"{title} {name.format(other=other)}", title), whole)
+                pause()
 
 
 def _show(entry: StatsEntry, whole: Any) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.experiments.sizing [SECONDS]
 
-For each token rate the users grow by a quarter until the worker's busiest seconds pass 80 % of its core, or its loop
-is late. The target is the server without a library, on a core of its own, so that the worker is what ends first.
+For each token rate the users grow by half until the worker's busiest seconds pass 80 % of its core, or its loop
+is late. The target is the server without a library, on another core, which it shares with the master.
 Prints a row per run; the last row that fits is the answer.
 """
 
@@ -17,14 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.swarm.here import target
+from bench.swarm.here import free_port, master, process, target, worker
 from bench.trial import Cores
 
-RATES = (10, 30, 50, 100)
+RATES = (10, 30, 100)
 """Tokens per second of a stream."""
-FIRST = 4_000
+FIRST = 8_000
 """Tokens per second of all streams in the first run of a rate."""
-GROWTH = 1.25
+GROWTH = 1.5
 SHARE = 0.8
 LAG_MS = 10.0
 SCENARIO = """
@@ -48,21 +48,21 @@ length = {{ dist = "fixed", tokens = {tokens} }}
 """
 
 
-def run(scenario: Path, url: str, users: int, seconds: int, core: list[int] | None) -> dict[str, Any]:
-    """One Locust with so many users of both protocols; returns what it wrote."""
+def run(scenario: Path, url: str, users: int, seconds: int, core: list[int] | None, rest: list[int]) -> dict[str, Any]:
+    """A worker with so many users of both protocols, and a master; returns what that wrote."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "locust", "-f", "bench/swarm/locustfile.py", "--headless", "--only-summary"),
+        port = free_port()
+        wanted = [
             *("-u", str(users), "-r", str(max(1, users // 3)), "-t", f"{seconds}s", "--stop-timeout", "20"),
-            *("--scenario", str(scenario), "--host", url, "--records", folder),
+            *("--scenario", str(scenario), "--host", url, "--expect-workers", "1"),
         ]
-        quiet = subprocess.DEVNULL
-
-        def pinned() -> None:
+        if core:
+            os.sched_setaffinity(0, core)
+        with process(worker(port, Path(folder))):
             if core:
-                os.sched_setaffinity(0, core)
-
-        subprocess.run(command, stdout=quiet, stderr=quiet, preexec_fn=pinned)
+                os.sched_setaffinity(0, rest)
+            quiet = subprocess.DEVNULL
+            subprocess.run(master(port, Path(folder), wanted), stdout=quiet, stderr=quiet)
         (report,) = Path(folder).rglob("distributed.json")
         told: dict[str, Any] = json.loads(report.read_bytes())
         return told
@@ -81,10 +81,17 @@ def main(seconds: int) -> None:
             with target(str(scenario)) as url:
                 users = FIRST / rate
                 while True:
-                    told = run(scenario, url, round(users), seconds, cores.driver if cores else None)
-                    (worker,) = told["workers"]
+                    told = run(
+                        scenario,
+                        url,
+                        round(users),
+                        seconds,
+                        cores.driver if cores else None,
+                        cores.server if cores else [],
+                    )
+                    (seen,) = told["workers"]
                     tokens = sum(tally["counts"]["tokens"] for tally in told["tallies"]) / told["elapsed_s"]
-                    share, lag_ms = worker["cpu_share"], worker["loop_lag_p99_ms"]
+                    share, lag_ms = seen["cpu_share"], seen["loop_lag_p99_ms"]
                     fits = share <= SHARE and lag_ms <= LAG_MS
                     print(
                         f"{rate:9}{round(users):7}{tokens:14,.0f}{share:7.0%}{share / tokens * 1e6:10.1f}{lag_ms:12.1f}"
@@ -97,4 +104,4 @@ def main(seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 12)
