@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOAK_MINUTES ?= 20
 KILLS ?= 50
 
-.PHONY: help bench bench-smoke bench-distributed bench-micro soak kills test lint lock clean
+.PHONY: help bench bench-smoke bench-distributed bench-micro soak kills test test-thorough lint lock clean
 
 help:
 	@echo "make bench              SSE against WebSocket on this machine, about 5 minutes, ends with a report"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak               $(SOAK_MINUTES) minutes of streams that are cut, left and resumed: does memory stay? (SOAK_MINUTES=...)"
 	@echo "make kills              driver, server or run killed at random moments, $(KILLS) times (KILLS=...)"
 	@echo "make test               the tests"
+	@echo "make test-thorough      those and some that take longer"
 	@echo "make lint               ruff and mypy"
 	@echo "make lock               resolve the dependencies anew"
 
@@ -43,6 +44,9 @@ kills: $(VENV)/.run
 # Tests wait more than they work, so three at a time fill two cores. A file stays in one process: its fixtures are dear.
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 3 --dist loadfile
+
+test-thorough: $(VENV)/.dev
+	$(BIN)/pytest -n 3 --dist loadfile -m "thorough or not thorough"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ import msgspec
 
 from bench.scenario import OFFERS, Scenario
 from bench.scenario_toml import ScenarioError, load
+from bench.server_settings import server_settings
 
 USAGE = 2
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> NoReturn:
     command = [sys.executable, "-m", "servers", scenario.arms[arm].stack]
     where = ["--host", arguments.host, "--port", arguments.port]
     try:
-        config = _handed_on(settings(scenario, arm, arguments.log))
+        config = _handed_on(server_settings(scenario, arm, None if arguments.log is None else Path(arguments.log)))
     except OSError as error:
         _give_up(f"the folder for temporary files: {error.strerror}; name one that can be written in TMPDIR")
     # In place of this process, as one that serves loads nothing else: it is then the server that trials run.
@@ -82,13 +83,6 @@ def arm_of(scenario: Scenario, arm: str | None, where: str) -> str:
     if arm is not None and arm not in scenario.arms:
         raise ScenarioError(f"{where}: --arm {arm}: no such arm; allowed: {', '.join(scenario.arms)}")
     return arm or next(iter(scenario.arms))
-
-
-def settings(scenario: Scenario, arm: str, log: str | None) -> dict[str, Any]:
-    """What `python -m servers --config` reads: as in a trial, without TLS and free to use any core."""
-    from bench.trial import server_settings  # brings what joins logs, which this is to be rid of again
-
-    return server_settings(scenario, arm, Path(), None) | {"log": log}
 
 
 def _handed_on(content: dict[str, Any]) -> str:

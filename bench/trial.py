@@ -31,7 +31,8 @@ from bench.certificate import Certificate, make
 from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
 from bench.join import EMISSIONS_FILES, write_trial
 from bench.network import between
-from bench.scenario import PRIME, PRIME_PROFILE, Scenario
+from bench.scenario import Scenario
+from bench.server_settings import server_settings
 
 READY_S = 20.0
 """A server that has not said "ready" by then has failed."""
@@ -297,38 +298,6 @@ class _Running:
 _decode = msgspec.json.Decoder(Said).decode
 
 
-def server_settings(
-    scenario: Scenario,
-    arm_name: str,
-    raw: Path,
-    cores: Cores | None,
-    certificate: Certificate | None = None,
-    number: int = 0,
-) -> dict[str, Any]:
-    """The configuration of an arm's server, as `python -m servers STACK --config` reads it.
-
-    `number` is 0 for the first server of a trial, and one more for each that takes over.
-    """
-    arm = scenario.arms[arm_name]
-    profiles = {**scenario.profiles, PRIME_PROFILE: PRIME}
-    faults = {phase.profile: scenario.fault(name) for name, phase in scenario.phases.items()}
-    settings = {
-        "mode": scenario.experiment.mode,
-        "loop": arm.loop,
-        "compression": arm.compression,
-        "heartbeat_s": arm.heartbeat_s,
-        "profiles": {name: msgspec.to_builtins(profile) for name, profile in profiles.items()},
-        "faults": {name: msgspec.to_builtins(fault) for name, fault in faults.items() if fault is not None},
-        "resumable": scenario.resumable,
-        "log": str(raw / EMISSIONS_FILES.format(number)),
-        "cpus": cores.server if cores else None,
-        "plant": None if arm.plant is None else msgspec.to_builtins(arm.plant),
-    }
-    if certificate is not None and scenario.tls(arm_name):
-        settings["tls"] = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
-    return settings
-
-
 def _save(path: Path, content: Any) -> Path:
     path.write_bytes(msgspec.json.encode(content))
     return path
@@ -345,7 +314,8 @@ def _server(
     port: int = 0,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """The server of a trial, or, on a port that is given, one that waits to take over."""
-    settings = server_settings(scenario, place.arm, raw, cores, certificate, number)
+    log = raw / EMISSIONS_FILES.format(number)
+    settings = server_settings(scenario, place.arm, log, cores.server if cores else None, certificate)
     file = _save(raw / f"server-{number}.json", settings)
     command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(file)]
     where = ["--host", way.server_host, "--port", str(port)]

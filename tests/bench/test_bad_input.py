@@ -218,7 +218,10 @@ def test_a_fault_where_there_are_none(file: Path) -> None:
         ("run duel --budget 0", "--budget 0: expected a time of up to a day, such as 90s, 5m or 1h"),
         ("run duel --budget 5y", "--budget 5y: expected a time of up to a day, such as 90s, 5m or 1h"),
         ("run duel --results broken.toml", "broken.toml: cannot hold results: Not a directory; give a folder you "),
-        ("run duel --resume folder", "--resume goes on with a run as it began: give neither a scenario, --set nor "),
+        (
+            "run duel --resume folder",
+            "--resume goes on with a run as it began: give neither a scenario, --set, --driver nor ",
+        ),
         ("run --resume folder", "folder: no run here (run.json: No such file or directory); give a folder that `run` "),
         ("run --resume torn", "torn/run.json: not JSON: "),
         ("report nope", "nope: no run here (run.json: No such file or directory); give a folder that `run` made"),

@@ -111,7 +111,7 @@ def accepting(key: str) -> bytes:
 HANDSHAKE = len(accepting(""))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["asyncio", pytest.param("gevent", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("protocol", "first", "reason"), [("sse", 0, "closed"), ("websocket", HANDSHAKE, "no_close_frame")]
 )
@@ -148,7 +148,7 @@ def test_a_reply_that_ends_after_any_of_its_bytes(
     assert all(brought(record) == expected[: record.chunks] for record in cut)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["asyncio", pytest.param("gevent", marks=pytest.mark.thorough)])
 def test_a_handshake_that_ends_after_any_of_its_bytes(tmp_path: Path, engine: str) -> None:
     waiting = iter(range(HANDSHAKE))
 

@@ -23,6 +23,9 @@ __all__ = (
 )
 
 
+pytestmark = pytest.mark.thorough
+
+
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     yield from all_met(tmp_path_factory.mktemp("matrix"), on_gevent)

@@ -244,7 +244,7 @@ def test_records_from_before_there_was_tls(tmp_path: Path) -> None:
 )
 def test_which_arms_spoke_tls_is_told(tmp_path: Path, tls: tuple[str, ...], said: str) -> None:
     summary = run(tmp_path, "cold", tls=tls)
-    assert f"all over HTTP/1.1, {said}, on loopback;" in describe.what_was_run(summary)
+    assert f"all over HTTP/1.1, {said}, on loopback, load by asyncio;" in describe.what_was_run(summary)
     assert dict(instrument.facts(summary))["Transport"] == f"HTTP/1.1 and WebSocket over TCP, {said}, on loopback"
 
 
@@ -260,6 +260,6 @@ def test_what_lay_between_is_told(tmp_path: Path, kind: str, said: str) -> None:
     between = {"name": "4g", "kind": kind, "network": {"rtt_ms": 50.0}, "seed": 1}
     what = Synthetic(blocks=1, streams=2, tokens=4, phases=("cold",), network=between)
     summary = summarize(read_run(write_run(tmp_path, what)))
-    assert f", {said};" in describe.what_was_run(summary)
+    assert f", {said}, load by asyncio;" in describe.what_was_run(summary)
     assert dict(instrument.facts(summary))["Transport"].endswith(f", {said}")
     assert summary.network == {"name": "4g", "kind": kind, "network": {"rtt_ms": 50.0}}

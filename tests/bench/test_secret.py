@@ -32,7 +32,7 @@ def test_a_server_that_repeats_the_key(tmp_path: Path, monkeypatch: pytest.Monke
         writer.write(SHAPES[protocol] % (len(body), body))
         writer.close()
 
-    drive = asyncio.run(against(handle, tmp_path, ONE, protocol=protocol))
+    drive = asyncio.run(against("bench.drivers.asyncio_", handle, tmp_path, ONE, protocol=protocol))
     assert drive.code == 0
     assert f"Bearer {KEY}".encode() in asked[0]
     (record,) = drive.records

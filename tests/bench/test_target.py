@@ -15,7 +15,8 @@ import pytest
 
 from bench.scenario import PRIME_PROFILE, Scenario
 from bench.scenario_toml import ScenarioError, load
-from bench.target import arm_of, settings
+from bench.server_settings import server_settings
+from bench.target import arm_of
 from servers.emission_log import read_emissions
 from servers.emitter import schedule
 
@@ -141,10 +142,10 @@ def test_it_becomes_the_server_of_a_trial() -> None:
 
 def test_settings_are_the_arms_without_log_cores_and_tls(file: Path) -> None:
     scenario = load(str(file), ["arms.lone.plant={ cpu_us = 5.0 }", "arms.lone.compression=true"])
-    found = settings(scenario, "lone", None)
+    found = server_settings(scenario, "lone", None)
     assert (found["log"], found["cpus"], found.get("tls")) == (None, None, None)
     assert (found["compression"], found["plant"]["cpu_us"]) == (True, 5.0)
-    assert settings(scenario, "ws", "emissions.bin")["log"] == "emissions.bin"
+    assert server_settings(scenario, "ws", Path("emissions.bin"))["log"] == "emissions.bin"
 
 
 def test_the_first_arm_unless_named(file: Path) -> None:
