@@ -22,8 +22,8 @@ from swarming import LOCUSTFILE, LONG_TOKENS, PROTOCOLS, Locust, Page, Target, T
 
 import bench.certificate
 from bench.scenario_toml import load
+from bench.server_settings import server_settings
 from bench.swarm import options
-from bench.target import settings
 
 KEY = "sk-proj-do-not-tell-0123456789"
 TITLES = {"sse": "SSE", "websocket": "WS"}
@@ -363,7 +363,7 @@ def test_https(tmp_path: Path, target: Target) -> None:
     made = bench.certificate.make(tmp_path)
     config = tmp_path / "server.json"
     tls = {"tls": {"certificate": str(made.certificate), "key": str(made.key)}}
-    config.write_bytes(msgspec.json.encode(settings(load(str(target.scenario)), "sse", None) | tls))
+    config.write_bytes(msgspec.json.encode(server_settings(load(str(target.scenario)), "sse", None) | tls))
     command = [sys.executable, "-m", "servers", "aiohttp", "--config", str(config)]
     with swarming.locusts() as started, subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         try:
