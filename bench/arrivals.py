@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 NS = 1_000_000_000
+LATE_NS = 1_000_000
+"""A start this much after its intended time counts as late."""
 
 
 Arrivals: TypeAlias = Literal["constant", "poisson"]

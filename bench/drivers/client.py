@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from bench.arrivals import derive_seed, draw
+from bench.arrivals import LATE_NS, derive_seed, draw
 from bench.drivers.connection import Connection, SlowConnection
 from bench.drivers.engine import Engine
 from bench.drivers.plan import PhaseFacts, Plan, request_body
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 API_KEY = os.environ.get("TOKENWIRE_API_KEY") or "sk-tokenwire-benchmark"
 """Real requests carry a key, over SSE once per request: it belongs to the bytes of a request. A key that is given comes
 by the environment alone, so that no file and no list of processes has it."""
-LATE_NS = 1_000_000
-"""A start this much after its intended time counts as late."""
 OPENING_AT_ONCE = 64
 """Kept connections are opened this many at a time: half of the smallest common listen backlog."""
 

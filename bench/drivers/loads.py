@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from bench.arrivals import NS, derive_seed, open_offsets, ramp_offsets
-from bench.drivers.client import LATE_NS, Client
+from bench.arrivals import LATE_NS, NS, derive_seed, open_offsets, ramp_offsets
+from bench.drivers.client import Client
 from bench.drivers.engine import Engine
 from bench.drivers.parent import Parent, say
 from bench.drivers.plan import Back, Held, PhaseFacts, Plan, Signalled, Step, merged

@@ -14,11 +14,9 @@ from typing import Any
 
 import msgspec
 
+from bench.arrivals import LATE_NS
 from bench.rawlog import DROPPED, StreamRecord
 from bench.swarm.histogram import Histogram
-
-LATE_NS = 1_000_000
-"""A start this much after its intended time counts as late."""
 
 
 class Counts(msgspec.Struct):

@@ -22,6 +22,7 @@ from bench.drivers.gevent_ import Future, GeventEngine, carry_out
 from bench.drivers.plan import Plan
 from bench.rawlog import DROPPED, RawLog, StreamRecord
 from bench.scenario import Arm, Closed
+from bench.swarm.figures import title_of
 from bench.swarm.histogram import Histogram
 from bench.swarm.options import Options
 from bench.swarm.taken import Taken
@@ -61,7 +62,7 @@ class Lane:
         self.protocol = protocol
         self.ordinals = count(first)
         """Of the streams of a closed loop: the same on every protocol, and so are seeds and texts, faults apart."""
-        self.name = {"sse": "SSE", "websocket": "WS"}[protocol]
+        self.name = title_of(protocol)
         self.taken = Taken()
         self._options, self._events = options, events
         self._waiting: list[Slot] = []
