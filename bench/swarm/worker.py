@@ -221,13 +221,13 @@ class Worker:
         self._seq = 0
         self._users = 0
         """When it began to finish."""
-        self._began_ns = self._cleared_ns = monotonic_ns()
+        self._cleared_ns = monotonic_ns()
         self._epoch_ns = 0
         self._door_ns = 0
         """When the last user began."""
         self._lags = Histogram()
         self._cpu_share = -1.0
-        self._cpu_from = self._began_ns, cpu_ns(os.getpid())
+        self._cpu_from = self._cleared_ns, cpu_ns(os.getpid())
         self._over = gevent.event.Event()
         for lane in self._lanes.values():
             carry_out(lane.client.warm_up(WARM_UP_STREAMS))

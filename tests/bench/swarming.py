@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -177,12 +176,6 @@ def target(folder: Path) -> Iterator[Target]:
         process.communicate()
 
 
-def free_port() -> int:
-    """A port that nobody listens on: Locust cannot say which one the system chose for it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def eventually(what: Callable[[], Any], why: str = "") -> Any:
     """What the call returns once that is true."""
     deadline = time.monotonic() + PATIENCE_S
@@ -339,6 +332,13 @@ class Test:
     def streams_of(self, scenario: Path) -> list[Stream]:
         """All streams of the window that workers recorded, dropped starts included."""
         return list(_streams(self.folder, scenario))
+
+
+def in_order(run: Locust, test: Test) -> None:
+    """A run that shows nothing but, at most, that this machine is busy with other things."""
+    assert test.others == [], run.err
+    assert run.process.returncode == {"fine": 0, "invalid": 3}[test.state], run.err
+    assert "Traceback" not in run.err
 
 
 def _streams(folder: Path, scenario: Path) -> Iterator[Stream]:

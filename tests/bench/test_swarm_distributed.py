@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import swarming
-from swarming import LONG_TOKENS, PROTOCOLS, Locust, Page, Stream, Target, Test, eventually, free_port, nearest_rank
+from swarming import LONG_TOKENS, PROTOCOLS, Locust, Page, Stream, Target, Test, eventually, in_order, nearest_rank
 from swarming import samples as samples_of
 
 from bench.arrivals import derive_seed, endless_offsets
 from bench.scenario_toml import load
+from bench.swarm.here import free_port
 
 KEY = "sk-proj-do-not-tell-0123456789"
 RATE = 40.0
@@ -153,13 +154,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Iterator[R
         yield lambda name: there[name].result()
         for one in there.values():
             one.cancel()
-
-
-def in_order(run: Locust, test: Test) -> None:
-    """A run that shows nothing but, at most, that this machine is busy with other things."""
-    assert test.others == [], run.err
-    assert run.process.returncode == {"fine": 0, "invalid": 3}[test.state], run.err
-    assert "Traceback" not in run.err
 
 
 def ended(streams: list[Stream], protocol: str) -> list[Stream]:

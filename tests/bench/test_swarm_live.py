@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import swarming
-from swarming import LOCUSTFILE, LONG_TOKENS, PROTOCOLS, Locust, Page, Target, Test, eventually, free_port, samples
+from swarming import LOCUSTFILE, LONG_TOKENS, PROTOCOLS, Locust, Page, Target, Test, eventually, in_order, samples
 
 import bench.certificate
 from bench.scenario_toml import load
 from bench.server_settings import server_settings
 from bench.swarm import options
+from bench.swarm.here import free_port
 
 KEY = "sk-proj-do-not-tell-0123456789"
 TITLES = {"sse": "SSE", "websocket": "WS"}
@@ -115,12 +116,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Iterator[C
         yield lambda name: there[name].result()
         for one in there.values():
             one.cancel()
-
-
-def in_order(run: Locust, test: Test) -> None:
-    """A run that shows nothing but, at most, that this machine is busy with other things."""
-    assert test.others == [], run.err
-    assert run.process.returncode == {"fine": 0, "invalid": 3}[test.state], run.err
 
 
 # One headless run.
