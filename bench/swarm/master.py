@@ -40,7 +40,7 @@ class Master:
         self._options: Options | None = None
         self._folder = Path()
         self._began_ns = 0
-        self._testing = False
+        self._testing = self._hurried = False
         self._concluded = gevent.event.Event()
         self._concluded.set()
         self._took: set[str] = set()
@@ -94,10 +94,14 @@ class Master:
         self._runner.send_message(FINISH, {})  # alone, that is all: it returns when the streams are over
         assert self._options is not None
         patience_ns = monotonic_ns() + int((self._options.scenario.timeouts.total_s + PATIENCE_S) * NS)
-        while self._unfinished(at_it) and monotonic_ns() < patience_ns:
+        while self._unfinished(at_it) and not self._hurried and monotonic_ns() < patience_ns:
             gevent.sleep(0.05)
         self._conclude()
         self._concluded.set()
+
+    def hurry(self) -> None:
+        """Once the test is brought to its end, wait for no more reports."""
+        self._hurried = True
 
     def _unfinished(self, at_it: set[str]) -> bool:
         if not isinstance(self._runner, MasterRunner):

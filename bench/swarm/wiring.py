@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,34 @@ def wire_up() -> None:
 def _begin(environment: Any, **_: Any) -> None:
     """Locust is there: take up a part, or both."""
     records = options.own_records()
-    if not isinstance(environment.runner, WorkerRunner):
-        _Watched(environment, records)
-    else:
-        _Working(environment, records)
+    part = (_Working if isinstance(environment.runner, WorkerRunner) else _Watched)(environment, records)
+    _Interrupts(environment, part.hurry)
     # Locust now sets a timer for --run-time, and gevent counts from when it last looked at the clock: before all that
     # was imported. A test of a second would be over before it began.
     gevent.get_hub().loop.update_now()
+
+
+class _Interrupts:
+    """Ctrl-C: the first ends Locust, another the wait for streams under way.
+
+    Python would raise it in whatever runs, be that a user or the greenlet that brings the test to its end.
+    """
+
+    def __init__(self, environment: Any, hurry: Callable[[], None]) -> None:
+        self._ending, self._hurry = False, hurry
+        self._main = gevent.getcurrent()  # where Locust heeds it
+        environment.events.quitting.add_listener(self._quitting)  # the last listener, which Locust calls first
+        gevent.signal_handler(signal.SIGINT, self._interrupted)
+
+    def _quitting(self, **_: Any) -> None:
+        self._ending = True
+
+    def _interrupted(self) -> None:
+        if self._ending:
+            self._hurry()
+        else:
+            self._ending = True
+            gevent.kill(self._main, KeyboardInterrupt)
 
 
 class _Working:
@@ -84,6 +106,11 @@ class _Working:
         if self.worker is not None:
             self.worker.finish(leaving=leaving)
 
+    def hurry(self) -> None:
+        """Cut the streams that a test at its end waits for."""
+        if self.worker is not None:
+            self.worker.hurry()
+
 
 def _refuse(environment: Any, why: object, *, give_up: bool) -> None:
     """Say why a test cannot be."""
@@ -123,8 +150,13 @@ class _Watched:
             environment.events.spawning_complete.add_listener(lambda **_: self._master.clear())
         environment.events.quitting.add_listener(self._quitting)
         environment.events.quit.add_listener(lambda **_: self._master.tell())
-        if isinstance(environment.runner, LocalRunner):
-            _Working(environment, records)
+        self._working = _Working(environment, records) if isinstance(environment.runner, LocalRunner) else None
+
+    def hurry(self) -> None:
+        """Wait for no more streams and reports of a test at its end."""
+        self._master.hurry()
+        if self._working is not None:
+            self._working.hurry()
 
     def _check(self) -> None:
         """Refuse what cannot be run before anything is; the target may still be given on the page."""

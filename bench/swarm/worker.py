@@ -198,7 +198,7 @@ class Worker:
     def __init__(self, environment: Any, options: Options, folder: Path) -> None:
         self._environment, self._options = environment, options
         self._runner = environment.runner
-        self.finishing = self._leaving = False
+        self.finishing = self._leaving = self._hurried = False
         self.fault = ""
         """What this machine could not do, where there is such a thing: the figures are then worth nothing."""
         self._turns = 0
@@ -318,7 +318,7 @@ class Worker:
         # Locust's --stop-timeout, where one is given; else no stream is cut that is within its own time.
         patience_s = self._environment.stop_timeout or self._options.scenario.timeouts.total_s
         patience_ns = monotonic_ns() + int(patience_s * NS)
-        while self._turns and monotonic_ns() < patience_ns:
+        while self._turns and not self._hurried and monotonic_ns() < patience_ns:
             gevent.sleep(0.05)
         for lane in self._lanes.values():
             lane.client.stop()
@@ -334,6 +334,10 @@ class Worker:
             lane.close()
         self._engine.pacer.close()
         self._over.set()
+
+    def hurry(self) -> None:
+        """Once it finishes, cut the streams that are open."""
+        self._hurried = True
 
     # What the master hears.
 

@@ -78,6 +78,14 @@ turns = 1
 connections = "cold"
 profile = "long"
 
+# Fifteen seconds a stream, which only who is impatient cuts.
+[phases.lasting]
+load = "closed"
+users = 1
+turns = 1
+connections = "cold"
+profile = "lasting"
+
 [phases.broken]
 load = "closed"
 users = 1
@@ -134,6 +142,11 @@ length = { dist = "uniform", min = 10, max = 20 }
 first = { dist = "constant", ms = 500 }
 gap = { dist = "constant", ms = 100 }
 length = { dist = "fixed", tokens = 16 }
+
+[profiles.lasting]
+first = { dist = "constant", ms = 5 }
+gap = { dist = "constant", ms = 100 }
+length = { dist = "fixed", tokens = 150 }
 
 [profiles.broken]
 first = { dist = "constant", ms = 5 }

@@ -545,16 +545,23 @@ def test_the_end_is_told_once_and_after_it_nothing_matters(end: str) -> None:
 
 
 def test_a_write_to_who_has_reset_ends_the_connection() -> None:
+    made = threading.Event()  # a reset that comes before the connection is seen is a connection that failed
+
+    def serve(one: socket.socket) -> None:
+        assert made.wait(WAIT_S)
+        reset(one)
+
     async def work(engine: GeventEngine) -> Recorder:
         one = await connected(engine, port)
         one.transport.pause_reading()  # so that only the write can notice
+        made.set()
         while not one.transport.is_closing():
             one.transport.write(bytes(100))
             await turns(engine)
         await one.lost
         return one
 
-    with peer(reset) as port:
+    with peer(serve) as port:
         one = run(work)
     assert one.told == ["made", "lost"]
     assert isinstance(one.error, ConnectionError)

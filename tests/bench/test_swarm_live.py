@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import swarming
-from swarming import LOCUSTFILE, LONG_TOKENS, PROTOCOLS, Locust, Page, Target, Test, eventually, in_order, samples
+from swarming import (
+    LOCUSTFILE,
+    LONG_TOKENS,
+    PROTOCOLS,
+    Locust,
+    Page,
+    Target,
+    Test,
+    eventually,
+    in_order,
+    samples,
+)
 
 import bench.certificate
 from bench.scenario_toml import load
@@ -58,6 +69,18 @@ def signalled(number: signal.Signals, when: str) -> Callable[[Locust], None]:
     return send
 
 
+def impatient(run: Locust) -> None:
+    """Ctrl-C, again and again."""
+    eventually(lambda: run.said("All users spawned"))
+
+    def interrupted() -> bool:
+        if not run.said("Shutting down"):
+            run.process.send_signal(signal.SIGINT)
+        return run.said("Shutting down")
+
+    eventually(interrupted)
+
+
 def starved(run: Locust) -> None:
     """Let it have few descriptors."""
     resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (50, 50))
@@ -76,10 +99,11 @@ class Case(NamedTuple):
 FOUR, TWO = "-u 4 -r 4", "-u 2 -r 2"
 CASES = {
     "few users": Case("-u 1 -r 1 -t 3s --phase warm --rate 100 --protocol sse"),
-    "time": Case(f"{FOUR} -t 1s --phase long"),
+    "time": Case(f"{FOUR} -t 3s --phase long"),
     "SIGTERM": Case(f"{FOUR} --phase long", signalled(signal.SIGTERM, "All users spawned")),
     "SIGINT": Case(f"{FOUR} --phase long", signalled(signal.SIGINT, "All users spawned")),
-    "SIGINT in the drain": Case(f"{FOUR} -t 1s --phase long", signalled(signal.SIGINT, "limit reached")),
+    "SIGINT in the drain": Case(f"{FOUR} -t 3s --phase long", signalled(signal.SIGINT, "limit reached")),
+    "SIGINT, many": Case(f"{FOUR} --phase lasting", impatient),
     "descriptors": Case("-u 60 -r 60 -t 2s --phase long --protocol sse", starved),
     "shape": Case("--phase calm", locustfile=f"{LOCUSTFILE},{{folder}}/shape.py"),
     "--stop-timeout": Case(f"{TWO} -t 1s --phase patient --stop-timeout 1"),
@@ -220,7 +244,7 @@ def test_nothing_has_the_key(alone: Alone) -> None:
 
 
 def drained(run: Locust, target: Target, *users: int) -> None:
-    """A run was stopped in the middle of streams, each user's first, and none was cut."""
+    """A run was stopped in the middle of streams, and none was cut."""
     in_order(run, run.test)
     streams = run.test.streams_of(target.scenario)
     counts = [run.test.tally(protocol)["counts"] for protocol in PROTOCOLS]
@@ -234,7 +258,18 @@ def drained(run: Locust, target: Target, *users: int) -> None:
 def test_streams_under_way_at_the_end_are_drained(runs: Runs, target: Target, end: str) -> None:
     run = runs(end)
     # Users begin one after the other: a signal that comes as soon as they are there may find some that have not.
-    drained(run, target, *((4,) if end in ("time", "SIGINT in the drain") else (1, 4)))
+    # Three seconds are enough for a second stream of each.
+    drained(run, target, *((4, 8) if end in ("time", "SIGINT in the drain") else (1, 4)))
+    assert run.out.count("report: ") == 1
+
+
+def test_ctrl_c_again_cuts_what_is_under_way(runs: Runs, target: Target) -> None:
+    run = runs("SIGINT, many")
+    assert run.process.returncode in (1, 3), run.err
+    assert "Traceback" not in run.err
+    streams = run.test.streams_of(target.scenario)
+    assert {stream.record.outcome for stream in streams} == {"cancelled"}
+    assert len(streams) == sum(run.test.tally(protocol)["counts"]["ended"] for protocol in PROTOCOLS) > 0
     assert run.out.count("report: ") == 1
 
 
@@ -461,10 +496,10 @@ def test_a_page_that_quits_by_itself(tmp_path: Path, target: Target) -> None:
         run = started(
             tmp_path / "locust", "--web-host", "127.0.0.1", "--web-port", str(free_port()), "--autostart",
             "--autoquit", "0", "--scenario", str(target.scenario), "--host", target.url, "-u", "4", "-r", "4",
-            "-t", "1s", "--phase", "long",
+            "-t", "3s", "--phase", "long",
         )  # fmt: skip
         run.ended()
-        drained(run, target, 4)
+        drained(run, target, 4, 8)
 
 
 def test_two_tests_in_the_same_second_have_two_folders(tmp_path: Path) -> None:
