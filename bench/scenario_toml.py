@@ -109,7 +109,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         # A missing table under a known name would only be reported later as incomplete: name it here.
         if part not in table and depth > 0:
             raise ScenarioError(
-                f"--set {key}: no {'.'.join(parts[: depth + 1])!r} in the scenario; {_choices(part, table)}"
+                f"--set {key}: no {'.'.join(parts[: depth + 1])!r} in the scenario; {choices(part, table)}"
             )
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
@@ -121,7 +121,7 @@ def check(raw: dict[str, Any], where: str, name: str) -> Scenario:
     """Turn decoded TOML into the `Scenario` called `name`. `where` names the file in errors. Raises `ScenarioError`."""
     for key in raw:
         if key not in TOP_LEVEL:
-            raise ScenarioError(f"{where}: unknown key {key!r}; {_choices(key, TOP_LEVEL)}")
+            raise ScenarioError(f"{where}: unknown key {key!r}; {choices(key, TOP_LEVEL)}")
     parts: dict[str, Any] = {"name": name}
     for key, kind in TOP_LEVEL.items():
         if key in NAMED:
@@ -130,9 +130,9 @@ def check(raw: dict[str, Any], where: str, name: str) -> Scenario:
                 raise ScenarioError(f"{where}: {key} = {_show(tables)}: expected tables [{key}.NAME], or none")
             if not isinstance(tables, dict) or (not tables and key not in OPTIONAL):
                 raise ScenarioError(f"{where}: {key}: at least one table [{key}.NAME] is needed")
-            parts[key] = {n: _convert(value, kind, where, f"{key}.{n}") for n, value in tables.items()}
+            parts[key] = {n: convert(value, kind, where, f"{key}.{n}") for n, value in tables.items()}
         elif key in raw:
-            parts[key] = _convert(raw[key], kind, where, key)
+            parts[key] = convert(raw[key], kind, where, key)
         elif key == "title":
             raise ScenarioError(f"{where}: title: missing; one line that says what the scenario answers")
     if not parts["contrasts"]:
@@ -165,13 +165,13 @@ def _check_whole(scenario: Scenario, where: str) -> None:
         if phase.profile not in scenario.profiles:
             raise ScenarioError(
                 f"{where}: phases.{name}.profile: {phase.profile!r} is no profile here; "
-                f"{_choices(phase.profile, scenario.profiles)}"
+                f"{choices(phase.profile, scenario.profiles)}"
             )
         _check_trouble(scenario, f"{where}: phases.{name}", name)
     known = {**NETWORKS, **scenario.networks}
     for name in scenario.experiment.networks:
         if name not in known:
-            raise ScenarioError(f"{where}: experiment.networks: {name!r} is no network; {_choices(name, known)}")
+            raise ScenarioError(f"{where}: experiment.networks: {name!r} is no network; {choices(name, known)}")
     if len(set(scenario.experiment.networks)) < len(scenario.experiment.networks):
         raise ScenarioError(f"{where}: experiment.networks: one is named twice; name each once")
     for name, network in scenario.networks.items():
@@ -212,7 +212,7 @@ def _check_trouble(scenario: Scenario, at: str, name: str) -> None:
     if phase.fault is None:
         return
     if phase.fault not in scenario.faults:
-        known = _choices(phase.fault, scenario.faults) if scenario.faults else f"give a table [faults.{phase.fault}]"
+        known = choices(phase.fault, scenario.faults) if scenario.faults else f"give a table [faults.{phase.fault}]"
         raise ScenarioError(f"{at}.fault: {phase.fault!r} is no fault here; {known}")
     kind = scenario.faults[phase.fault].kind
     for arm_name, arm in scenario.arms.items():
@@ -246,7 +246,7 @@ def _check_verdict(scenario: Scenario, where: str) -> None:
         for side in ("baseline", "other"):
             if (arm := getattr(contrast, side)) not in scenario.arms:
                 raise ScenarioError(
-                    f"{where}: contrasts.{name}.{side}: {arm!r} is no arm here; {_choices(arm, scenario.arms)}"
+                    f"{where}: contrasts.{name}.{side}: {arm!r} is no arm here; {choices(arm, scenario.arms)}"
                 )
         if contrast.baseline == contrast.other:
             raise ScenarioError(f"{where}: contrasts.{name}: baseline and other are the same arm; name two")
@@ -255,10 +255,10 @@ def _check_verdict(scenario: Scenario, where: str) -> None:
         at = f"{where}: primary.{name}"
         if primary.phase not in scenario.phases:
             raise ScenarioError(
-                f"{at}.phase: {primary.phase!r} is no phase here; {_choices(primary.phase, scenario.phases)}"
+                f"{at}.phase: {primary.phase!r} is no phase here; {choices(primary.phase, scenario.phases)}"
             )
         if primary.measure not in comparable:
-            raise ScenarioError(f"{at}.measure = {primary.measure!r}: {_choices(primary.measure, comparable)}")
+            raise ScenarioError(f"{at}.measure = {primary.measure!r}: {choices(primary.measure, comparable)}")
         allowed = MEASURES[primary.measure].statistics
         if primary.statistic not in allowed:
             raise ScenarioError(f"{at}.statistic = {primary.statistic!r}: allowed: {', '.join(map(repr, allowed))}")
@@ -274,7 +274,8 @@ def _check_verdict(scenario: Scenario, where: str) -> None:
             )
 
 
-def _convert(value: Any, kind: Any, where: str, key: str) -> Any:
+def convert(value: Any, kind: Any, where: str, key: str) -> Any:
+    """Decoded TOML as a `kind`. `where` and `key` name the file and the table in errors. Raises `ScenarioError`."""
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -300,7 +301,7 @@ def _explain(message: str, value: Any, kind: Any, where: str, key: str) -> str:
     fields = _fields(owner)
     if text.startswith("Object contains unknown field "):
         unknown = text.removeprefix("Object contains unknown field ")
-        return f"{where}: {full}: unknown key {unknown!r}; {_choices(unknown, fields)}"
+        return f"{where}: {full}: unknown key {unknown!r}; {choices(unknown, fields)}"
     if text.startswith("Object missing required field "):
         missing = text.removeprefix("Object missing required field ")
         return f"{where}: {full}.{missing}: missing; it has to be given"
@@ -368,7 +369,8 @@ def _tags(kind: Any) -> list[str]:
     return [repr(s.__struct_config__.tag) for s in structs if s.__struct_config__.tag is not None]
 
 
-def _choices(word: str, allowed: typing.Iterable[str]) -> str:
+def choices(word: str, allowed: typing.Iterable[str]) -> str:
+    """What is allowed instead of `word`, for the end of an error."""
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"
