@@ -43,6 +43,15 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A TOML table: keys that are not named here are refused."""
 
 
+class Tree(Table, frozen=True):
+    """A checkout of this project, and what runs its servers: another revision than this one, say."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    """The folder that has the package `servers`."""
+    python: Annotated[str, Meta(min_length=1)]
+    """The interpreter, with what those servers need installed."""
+
+
 class Arm(Table, frozen=True):
     """One thing to compare: a protocol on a server stack, with that stack's settings."""
 
@@ -59,6 +68,8 @@ class Arm(Table, frozen=True):
     """Unset leaves it to the experiment's."""
     plant: Plant | None = None
     """A slow-down or fault planted in the server, to see whether the comparison finds it."""
+    tree: Tree | None = None
+    """The server is that of another checkout; unset takes this installation's. Both its paths should be absolute."""
 
     def __post_init__(self) -> None:
         if self.protocol not in OFFERS[self.stack]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -47,7 +47,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 class TrialError(Exception):
-    """A trial that could not be carried out: the server or the driver failed. One line for the user."""
+    """A trial that could not be carried out: the server or the driver failed. One line for the user.
+
+    `arm` and `process` say whose and which of the two; they are empty where that is not known.
+    """
+
+    def __init__(self, message: str, arm: str = "", process: Literal["", "server", "driver"] = "") -> None:
+        super().__init__(message)
+        self.arm, self.process = arm, process
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +149,14 @@ def _take_turns(
         }
         running = []
         for place, raw in raws.items():
-            ready = _await(first[place], "ready", raw / _errors(0))
+            ready = _await(first[place], "ready", raw / _errors(0), place)
             plan = _plan(scenario, seed, place, raw, cores, first[place].pid, ready, certificate, way)
             spares = []
             for number in range(1, restarts + 1):
                 spare = _server(scenario, place, raw, cores, certificate, way, number, port=ready["port"])
                 spares.append(processes.enter_context(spare))
-                _await(spares[-1], "standby", raw / _errors(number))
-            driver = processes.enter_context(_driver(plan, raw, way))
+                _await(spares[-1], "standby", raw / _errors(number), place)
+            driver = processes.enter_context(_driver(plan, place, raw, way))
             running.append(_Running(place, [first[place], *spares], ready, driver, raw, heard))
         for one in running:
             one.listen()  # until it waits for its first turn
@@ -250,7 +257,7 @@ class _Running:
                 if isinstance(said, Waits):
                     return
         except TimeoutError:
-            raise TrialError(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(self._errors)}") from None
+            raise self._failed(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(self._errors)}") from None
         self._ended()
 
     def _bring_back(self, due_ns: int) -> None:
@@ -263,7 +270,7 @@ class _Running:
         assert spare.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it ended: that is told next
             spare.stdin.write(b"\n")
-        _await(spare, "ready", self._raw / _errors(self._restarts))
+        _await(spare, "ready", self._raw / _errors(self._restarts), self.place)
         with contextlib.suppress(BrokenPipeError):
             self._driver.stdin.write(msgspec.json.encode(Back(spare.pid, time.monotonic_ns())) + b"\n")
 
@@ -272,12 +279,15 @@ class _Running:
         self._driver.wait()
         if self._hello is None or self._done is None:
             code = self._driver.returncode
-            raise TrialError(f"the driver ended early with exit code {code}{_last_words(self._errors)}")
+            raise self._failed(f"the driver ended early with exit code {code}{_last_words(self._errors)}")
         if self._done.stopped:
-            raise TrialError("the driver was stopped by a signal before its trial was over")
+            raise self._failed("the driver was stopped by a signal before its trial was over")
         self._died = self._servers[self._restarts].poll()
         for server in self._servers:
             _stop(server)
+
+    def _failed(self, message: str) -> TrialError:
+        return TrialError(message, self.place.arm, "driver")
 
     def facts(self) -> dict[str, Any]:
         """What is known of the trial besides its logs."""
@@ -313,14 +323,17 @@ def _server(
     number: int,
     port: int = 0,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """The server of a trial, or, on a port that is given, one that waits to take over."""
+    """The server of a trial, or, on a port that is given, one that waits to take over. Raises `TrialError`."""
     log = raw / EMISSIONS_FILES.format(number)
     settings = server_settings(scenario, place.arm, log, cores.server if cores else None, certificate)
     file = _save(raw / f"server-{number}.json", settings)
-    command = [sys.executable, "-m", "servers", scenario.arms[place.arm].stack, "--config", str(file)]
+    arm = scenario.arms[place.arm]
+    python = sys.executable if arm.tree is None else arm.tree.python
+    command = [python, "-m", "servers", arm.stack, "--config", str(file)]
     where = ["--host", way.server_host, "--port", str(port)]
     waiting = ["--standby"] if number else []
-    return _process([*command, *where, *waiting], raw / _errors(number), way.enter_server)
+    folder = None if arm.tree is None else arm.tree.path
+    return _process([*command, *where, *waiting], raw / _errors(number), way.enter_server, place, "server", folder)
 
 
 def _errors(number: int) -> str:
@@ -332,17 +345,28 @@ DRIVERS = {"asyncio": "bench.drivers.asyncio_", "locust": "bench.drivers.locust_
 """A scenario's word for a driver -> the module that runs as one."""
 
 
-def _driver(plan: Plan, raw: Path, way: between.Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def _driver(
+    plan: Plan, place: Place, raw: Path, way: between.Path
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     file = _save(raw / "plan.json", msgspec.to_builtins(plan))
     module = DRIVERS[plan.scenario.driver(plan.arm)]
-    return _process([sys.executable, "-m", module, str(file)], raw / "driver.err", way.enter_driver)
+    command = [sys.executable, "-m", module, str(file)]
+    return _process(command, raw / "driver.err", way.enter_driver, place, "driver")
 
 
 @contextlib.contextmanager
-def _process(command: list[str], errors: Path, enter: Callable[[], None] | None) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    command: list[str],
+    errors: Path,
+    enter: Callable[[], None] | None,
+    place: Place,
+    which: Literal["server", "driver"],
+    folder: str | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that is gone when the block is left, and that goes with this process should it be killed.
 
-    `enter` brings it to its place on the network.
+    `enter` brings it to its place on the network. In `folder`, if any, it finds its code, and nowhere else but in what
+    its interpreter has installed. Raises `TrialError` when it cannot be started.
     """
 
     def before() -> None:
@@ -352,15 +376,21 @@ def _process(command: list[str], errors: Path, enter: Callable[[], None] | None)
 
     with open(errors, "wb") as stderr:
         # A session of its own: Ctrl-C in the terminal is for this process, which decides what becomes of the trial.
-        process = subprocess.Popen(
-            command,
-            bufsize=0,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=before,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=before,
+                cwd=folder,
+                env=None if folder is None else {**os.environ, "PYTHONPATH": folder},
+            )
+        except OSError as error:
+            why = f"the {which} cannot be started: {error.filename or command[0]}: {error.strerror}"
+            raise TrialError(why, place.arm, which) from error
     try:
         yield process
     finally:
@@ -411,17 +441,21 @@ def _lines(process: subprocess.Popen[bytes], silence_s: float) -> Iterator[bytes
             deadline = time.monotonic() + silence_s
 
 
-def _await(server: subprocess.Popen[bytes], event: str, errors: Path) -> dict[str, Any]:
+def _await(server: subprocess.Popen[bytes], event: str, errors: Path, place: Place) -> dict[str, Any]:
     """The line in which a server says that it is "ready", or on "standby". Raises `TrialError`."""
+    why = f"the server said nothing for {READY_S:.0f} s after its start"
     try:
         for line in _lines(server, READY_S):
             said: dict[str, Any] = json.loads(line)
             if said["event"] == event:
                 return said
+        server.wait()
+        why = f"the server ended at its start with exit code {server.returncode}"
     except TimeoutError:
-        raise TrialError(f"the server said nothing for {READY_S:.0f} s after its start{_last_words(errors)}") from None
-    server.wait()
-    raise TrialError(f"the server ended at its start with exit code {server.returncode}{_last_words(errors)}")
+        pass
+    except (ValueError, KeyError, TypeError):
+        why = f"the server said at its start what is no event: {line.decode('utf-8', 'replace')[:80]!r}"
+    raise TrialError(why + _last_words(errors), place.arm, "server")
 
 
 def _last_words(errors: Path) -> str:
