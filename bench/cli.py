@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from bench.gate.cli import gate
+
 if TYPE_CHECKING:
     from bench.metrics import Summary
     from bench.progress import Progress
@@ -202,6 +204,9 @@ def _new_folder(results: Path, scenario: Scenario) -> Path:
         return new_folder(results, scenario)
     except OSError as error:
         _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
+
+
+app.command()(gate)
 
 
 @app.command()

@@ -90,6 +90,7 @@ def run(
     info: dict[str, Any] = {
         "format": FORMAT,
         "tokenwire": version("tokenwire"),
+        "revision": machine.revision(),
         "run": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "state": "running",

@@ -183,12 +183,12 @@ def check(results: Path, scenario: Scenario, where: str) -> dict[str, float]:
             blocks = scenario.experiment.blocks
             raise ScenarioError(
                 f"{where}: primary.{name}.smallest_effect = {smallest:g}: below this machine's noise floor, "
-                f"{floor:.2g} at {blocks} blocks by `tokenwire aa`; use at least {_up(floor):g}, or more blocks"
+                f"{floor:.2g} at {blocks} blocks by `tokenwire aa`; use at least {rounded_up(floor):g}, or more blocks"
             )
     return found
 
 
-def _up(value: float) -> float:
+def rounded_up(value: float) -> float:
     """Rounded up to two digits."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return math.ceil(value / step - 1e-9) * step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,26 @@ def describe() -> dict[str, Any]:
         "arch": platform.machine(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
+
+
+def revision() -> dict[str, Any] | None:
+    """Commit of the checkout that this package runs from, and whether it was changed; None where it is in none."""
+    top = Path(__file__).parents[1]
+    try:
+        done = [
+            subprocess.run(
+                ["git", "-C", str(top), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for words in (
+                ("rev-parse", "--show-toplevel", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    (where, commit), changed = done[0].splitlines(), bool(done[1])
+    # Installed somewhere inside a checkout of something else, it is not of that commit.
+    return {"commit": commit, "changed": changed} if Path(where) == top else None
 
 
 def _processor() -> str:
