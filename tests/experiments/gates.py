@@ -1,0 +1,302 @@
+"""Does the gate fail what it should, and nothing else? Gates made again and again from recorded blocks, and real ones.
+
+    python -m tests.experiments.gates record [BLOCKS]        # one run of every arm below; 40 blocks if not said
+    python -m tests.experiments.gates resample SIZE RUN...   # gates of that size made of its blocks: how many fail?
+    python -m tests.experiments.gates live KIND SIZE         # `tokenwire gate` on a clone of this with that change
+    python -m tests.experiments.gates kinds                  # the kinds of change
+
+A gate is made by drawing blocks for its first run and as many others for its confirmation, none twice, and judging them
+by the gate's own code. Between a revision and itself, which trial is called head is drawn too. Prints a table; exit
+code 1 when a rate is not as stated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from bench import experiment
+from bench.gate.judge import SIDES, Judge, arm_of, confirm, decide, suspects
+from bench.gate.result import FILE, Row
+from bench.gate.thresholds import Thresholds, read, scenario_of
+from bench.measures import MEASURES
+from bench.metrics import Account, Summary, Value, summarize
+from bench.progress import Progress
+from bench.record import Run, read_run
+from bench.scenario import Arm, Contrast, Scenario
+from bench.verdict import conclude, whole_blocks
+from servers.plant import Plant
+
+GATES = 500
+STREAM, MESSAGE, OTHER = "sse-aiohttp", "ws-aiohttp", "ws-websockets"
+
+
+class Kind(NamedTuple):
+    """A change to the servers."""
+
+    plants: Mapping[str, Plant]
+    """By arm, as recorded: beside a control whose plant does nothing, because planting has a cost of its own."""
+    compression: bool
+    edit: tuple[str, str]
+    """What the live gate's clone has changed in servers/settings.py."""
+    found: frozenset[str]
+    """Measures, of which at least one is to be named."""
+    caught: float
+    """Share of gates that have to fail at least; at most, for the revision against itself."""
+
+
+def _both(**plant: Any) -> dict[str, Plant]:
+    return {STREAM: Plant(**plant), MESSAGE: Plant(**plant)}
+
+
+def _default(plant: str) -> tuple[str, str]:
+    return "plant: Plant | None = None", f"plant: Plant | None = Plant({plant})"
+
+
+KINDS = {
+    "itself": Kind(_both(), False, ("", ""), frozenset(), 0.01),
+    # A token costs these servers about 11 µs in the phase without pacing; of a live plant 0.3 µs are its mere presence.
+    "cpu-5": Kind(_both(cpu_us=0.55), False, _default("cpu_us=0.25"), frozenset({"cpu_server"}), 0.9),
+    "cpu-10": Kind(_both(cpu_us=1.1), False, _default("cpu_us=0.8"), frozenset({"cpu_server"}), 0.99),
+    "delay-2": Kind(
+        _both(first_delay_ms=2), False, _default("first_delay_ms=2"), frozenset({"ttft_excess"}), 0.99
+    ),
+    "split": Kind(
+        {STREAM: Plant(split_writes=True)}, False, _default("split_writes=True"), frozenset({"segments"}), 1.0
+    ),
+    "deflate": Kind(
+        {MESSAGE: Plant()}, True, ("compression: bool | None = None", "compression: bool | None = True"),
+        frozenset({"cpu_server", "wire_bytes"}), 0.99,
+    ),
+    "drop": Kind(_both(drop_every=10_000), False, _default("drop_every=10_000"), frozenset({"lost"}), 1.0),
+}  # fmt: skip
+
+
+def recorded_arms(scenario: Scenario) -> dict[str, Arm]:
+    """Every arm's control, and its variants by kind."""
+    arms = {}
+    for name, arm in scenario.arms.items():
+        arms[f"{name}-control"] = msgspec.structs.replace(arm, plant=Plant())
+        for kind, change in KINDS.items():
+            plant = change.plants.get(name, Plant() if kind == "itself" else None)
+            if plant is not None:
+                compression = True if change.compression else None
+                arms[f"{name}-{kind}"] = msgspec.structs.replace(arm, plant=plant, compression=compression)
+    return arms
+
+
+def record(blocks: int, results: Path) -> bool:
+    """Run every arm, side by side, so many blocks."""
+    thresholds = read()
+    scenario = scenario_of(thresholds, "default", [f"experiment.blocks={blocks}"])
+    arms = recorded_arms(scenario)
+    wanted = msgspec.structs.replace(
+        scenario,
+        name="gate-planted",
+        title="Planted changes: what is in each arm is known, so is what the gate should say",
+        arms=arms,
+        contrasts={"itself": Contrast(f"{STREAM}-control", f"{STREAM}-itself")},
+    )
+    folder = experiment.new_folder(results, wanted)
+    with Progress(wanted) as progress:
+        state = experiment.run(wanted, "gate", [], folder, progress, command=["gates", "record"])
+    print(f"{folder}: {state}")
+    return state == "finished"
+
+
+class Made:
+    """As much of a summary as the gate's judgement needs, of blocks that were drawn."""
+
+    def __init__(self, values: list[Value], accounts: list[Account], phases: Any) -> None:
+        self.values, self.phases = values, phases
+        self._index = {(v.phase, v.arm, v.temperature, v.measure, v.statistic): v for v in values}
+        self._accounts = {(a.phase, a.arm): a for a in accounts}
+        self.conclusions: Any = None
+
+    def get(self, phase: str, arm: str, temperature: str, measure: str, statistic: str) -> Value | None:
+        return self._index.get((phase, arm, temperature, measure, statistic))
+
+    def account(self, phase: str, arm: str) -> Account | None:
+        return self._accounts.get((phase, arm))
+
+
+class Block(NamedTuple):
+    """What is known of one block: the figures the gate looks at, by arm."""
+
+    values: dict[str, list[Value]]
+    accounts: dict[str, list[Account]]
+
+
+def recorded(folders: Iterable[Path], thresholds: Thresholds) -> tuple[list[Block], Summary]:
+    """Every whole, valid block of some runs, summarized on its own."""
+    looked_at = {(t.phase, t.measure, t.statistic) for t in thresholds.timing.values()}
+    blocks, last = [], None
+    for folder in folders:
+        run = read_run(folder)
+        void = {entry["block"] for entry in run.info["voids"]}
+        for number in range(1, len(run.info["order"]) + 1):
+            trials = [trial for trial in run.trials if trial.facts["block"] == number]
+            if number in void or {t.facts["arm"] for t in trials} != set(run.info["scenario"]["arms"]):
+                continue
+            last = summarize(Run(run.path, run.info, trials, []))
+            assert whole_blocks(last) == {number}
+            values: dict[str, list[Value]] = {}
+            for v in last.values:
+                if (v.phase, v.measure, v.statistic) in looked_at or MEASURES[v.measure].scale == "exact":
+                    values.setdefault(v.arm, []).append(v)
+            accounts: dict[str, list[Account]] = {}
+            for account in last.accounts:
+                accounts.setdefault(account.arm, []).append(account)
+            blocks.append(Block(values, accounts))
+    assert last is not None, "no whole block"
+    return blocks, last
+
+
+def made(blocks: Sequence[Block], sides: Mapping[str, Sequence[str]], phases: Any) -> Made:
+    """What a gate would have of some blocks. `sides` is, by arm of the gate, which recorded arm it is in each block."""
+    values, accounts = [], []
+    for arm, names in sides.items():
+        found: dict[tuple[str, ...], list[Value]] = {}
+        for block, name in zip(blocks, names, strict=True):
+            for v in block.values[name]:
+                found.setdefault((v.phase, v.temperature, v.measure, v.statistic), []).append(v)
+        for some in found.values():
+            if len(some) < len(blocks):
+                continue
+            figures = [v.per_trial[0] for v in some]
+            values.append(
+                msgspec.structs.replace(
+                    some[0], arm=arm, per_trial=figures, blocks=list(range(1, len(some) + 1)),
+                    per_slice=[v.per_slice[0] for v in some if v.per_slice],
+                    median=float(np.median(figures)), min=min(figures), max=max(figures),
+                )
+            )  # fmt: skip
+        for phase in {account.phase for account in blocks[0].accounts[names[0]]}:
+            mine = [
+                a for block, name in zip(blocks, names, strict=True) for a in block.accounts[name] if a.phase == phase
+            ]
+            total = Account(phase, arm)
+            for one in mine:
+                for key in ("streams", "tokens", "lost", "repeated", "reordered", "corrupted"):
+                    setattr(total, key, getattr(total, key) + getattr(one, key))
+                for outcome, count in one.outcomes.items():
+                    total.outcomes[outcome] = total.outcomes.get(outcome, 0) + count
+            accounts.append(total)
+    return Made(values, accounts, phases)
+
+
+def rows_of(blocks: Sequence[Block], sides: Mapping[str, Sequence[str]], judge: Judge, phases: Any) -> list[Row]:
+    """What the gate would find in some blocks."""
+    summary: Any = made(blocks, sides, phases)
+    contrasts = {name: Contrast(*(arm_of(name, side) for side in SIDES)) for name in judge.scenario.arms}
+    summary.conclusions = conclude(summary, contrasts, judge.scenario.primary, set(range(1, len(blocks) + 1)))
+    return judge.rows(summary)
+
+
+def resample(size: str, folders: Sequence[Path]) -> bool:
+    """Print how often gates made of recorded blocks fail, kind by kind; whether that is as stated."""
+    thresholds = read()
+    scenario = scenario_of(thresholds, size, [])
+    count = scenario.experiment.blocks
+    judge = Judge(thresholds, scenario, {})
+    blocks, summary = recorded(folders, thresholds)
+    rng = np.random.default_rng(6)
+    good = len(blocks) >= 40
+    of = f"{len(blocks)} blocks of {len(folders)} runs"
+    print(f"{GATES} gates of {count} blocks and {len(scenario.arms)} arms, from {of}")
+    for kind, change in KINDS.items():
+        ends: Counter[str] = Counter()
+        named: Counter[str] = Counter()
+        first_only = right = 0
+        for _ in range(GATES):
+            drawn = rng.choice(len(blocks), 2 * count, replace=False)
+            swap = rng.random(2 * count) < 0.5 if kind == "itself" else np.zeros(2 * count, bool)
+            runs = []
+            for part in (slice(0, count), slice(count, None)):
+                sides: dict[str, list[str]] = {}
+                for name in scenario.arms:
+                    own = kind if name in change.plants else "itself"
+                    pair = f"{name}-control", f"{name}-{own}"
+                    sides[arm_of(name, "base")] = [pair[int(s)] for s in swap[part]]
+                    sides[arm_of(name, "head")] = [pair[1 - int(s)] for s in swap[part]]
+                runs.append(rows_of([blocks[i] for i in drawn[part]], sides, judge, summary.phases))
+            first_only += bool(suspects(runs[0]))
+            rows = confirm(runs[0], runs[1])
+            decision, _ = decide(rows)
+            ends[decision] += 1
+            worse = {row.measure for row in rows if row.decides and row.finding == "regression"}
+            named.update(worse)
+            right += bool(worse & change.found)
+        share = ends["regression"] / GATES
+        fine = share <= change.caught if kind == "itself" else right / GATES >= change.caught
+        good &= fine
+        words = ", ".join(f"{end} {n / GATES:.1%}" for end, n in ends.most_common())
+        told = ", ".join(f"{measure} {n / GATES:.1%}" for measure, n in named.most_common()) or "nothing"
+        print(f"  {kind:8} {words}; a first run suspects {first_only / GATES:.1%}; named: {told}", end="")
+        print("" if fine else "  <-- not as stated")
+    return good
+
+
+def live(kind: str, size: str, results: Path) -> bool:
+    """Run the real gate on a clone with a change in its working tree; whether it says what it should."""
+    top = Path(__file__).parents[2]
+    change = KINDS.get(kind)
+    with tempfile.TemporaryDirectory(prefix="tokenwire-gate-") as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(top), str(clone)], check=True)
+        edited = clone / "servers" / ("stacks/aiohttp.py" if kind == "comment" else "settings.py")
+        text = edited.read_text("utf-8")
+        if kind == "comment":
+            text += "\n# A comment.\n"
+        elif kind == "docs":
+            (clone / "README.md").write_text("Other words.\n", "utf-8")
+        elif change is not None and change.edit[0]:
+            assert change.edit[0] in text
+            text = text.replace(*change.edit)
+        edited.write_text(text, "utf-8")
+        measured = [] if kind in ("comment", "docs") else ["--always"]
+        command = [
+            *(sys.executable, "-m", "bench", "gate", "--base", "HEAD", "--size", size, *measured),
+            *("--results", str(results.absolute()), "--output", f"{folder}/out"),
+        ]
+        done = subprocess.run(command, cwd=clone, env=os.environ | {"PYTHONPATH": str(clone)})
+        found = json.loads((Path(folder) / "out" / FILE).read_bytes())
+        kept = results / f"live-{kind}-{size}-{os.getpid()}"
+        shutil.copytree(Path(folder) / "out", kept)
+    worse = {row["measure"] for row in found["rows"] if row["decides"] and row["finding"] == "regression"}
+    ended = f"exit {done.returncode}, {found['decision']} in {found['seconds']:.0f} s"
+    print(f"{kind} {size}: {ended}; named: {sorted(worse)}")
+    if change is None or not change.found:
+        return done.returncode == 0
+    return done.returncode == 1 and bool(worse & change.found)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one of the commands above; 0 as stated, 1 not, 2 wrong usage."""
+    match list(arguments):
+        case ["record", *given] if len(given) <= 1:
+            return int(not record(int(given[0]) if given else 40, Path("results")))
+        case ["resample", size, *folders] if folders:
+            return int(not resample(size, [Path(folder) for folder in folders]))
+        case ["live", kind, size] if kind in KINDS or kind in ("comment", "docs"):
+            return int(not live(kind, size, Path("results")))
+        case ["kinds"]:
+            print(", ".join([*KINDS, "comment", "docs"]))
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
