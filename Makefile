@@ -9,12 +9,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOAK_MINUTES ?= 20
 KILLS ?= 50
 
-.PHONY: help bench bench-smoke bench-distributed bench-micro soak kills test test-thorough lint lock clean
+# What `make bench-ci` compares the working tree with, and how thoroughly (default or small).
+BASE ?= origin/main
+SIZE ?= default
+
+.PHONY: help bench bench-smoke bench-distributed bench-ci bench-micro soak kills test test-thorough lint lock clean
 
 help:
 	@echo "make bench              SSE against WebSocket on this machine, about 5 minutes, ends with a report"
 	@echo "make bench-smoke        the same path in half a minute: does it run here?"
 	@echo "make bench-distributed  a target, a Locust master and two workers here, half a minute: the merged report"
+	@echo "make bench-ci           the gate: is the working tree slower than BASE? (BASE=origin/main SIZE=default)"
 	@echo "make bench-micro        the measuring path itself, timed: codecs, driver, pacing"
 	@echo "make soak               $(SOAK_MINUTES) minutes of streams that are cut, left and resumed: does memory stay? (SOAK_MINUTES=...)"
 	@echo "make kills              driver, server or run killed at random moments, $(KILLS) times (KILLS=...)"
@@ -31,6 +36,10 @@ bench-smoke: $(VENV)/.run
 
 bench-distributed: $(VENV)/.run
 	$(BIN)/python -m bench.swarm.here -- -u 100 -r 50 -t 20s
+
+# CI calls the command itself: make turns every failure into exit code 2.
+bench-ci: $(VENV)/.run
+	$(BIN)/tokenwire gate --base $(BASE) --size $(SIZE)
 
 bench-micro: $(VENV)/.dev
 	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds

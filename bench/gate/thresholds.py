@@ -67,7 +67,7 @@ class Micro(Table, frozen=True):
     """The hot paths alone."""
 
     role: Role = "gate"
-    rounds: Annotated[int, Meta(ge=FEWEST_BLOCKS, le=100)] = FEWEST_BLOCKS
+    rounds: Annotated[int, Meta(ge=FEWEST_BLOCKS, le=100)] = 10
     smallest_effect: Annotated[float, Meta(gt=0, le=10)] = 0.1
     """A share: 0.1 for 10 %."""
 
