@@ -106,7 +106,7 @@ def micro(**changes: Any) -> Row:
             "where": "",
             "arm": "",
             "measure": "parse_sse",
-            "unit": "×",
+            "unit": "× reference",
             "base": 3.41,
             "head": 3.39,
             "decides": False,

@@ -422,7 +422,7 @@ def test_bencher_json_has_the_value_and_the_effect_with_its_interval() -> None:
     assert set(found["gap/ws-aiohttp"]) == {"gap-excess-ms", "gap-excess-effect-ms"}
     assert found["lost/chat/ws-aiohttp"] == {"lost": {"value": 3.0}}
     assert set(found["throughput/sse-aiohttp"]) == {"throughput-per-s", "throughput-effect-ratio"}
-    assert set(found["micro/parse_sse"]) == {"micro-x", "micro-effect-ratio"}
+    assert set(found["micro/parse_sse"]) == {"micro-reference", "micro-effect-ratio"}
 
 
 def test_bencher_json_keeps_names_as_short_as_they_must_be() -> None:
@@ -481,6 +481,7 @@ def test_prometheus_text_is_in_base_units() -> None:
     assert _of(found, "tokenwire_gate_effect_smallest_ratio", **cpu) == 0.03
     assert _of(found, "tokenwire_gate_effect_high_seconds", name="gap/ws-aiohttp") == 131e-6
     assert _of(found, "tokenwire_gate_value_bytes", name="memory/sse-aiohttp", side="base") == 41.5 * 1024
+    assert _of(found, "tokenwire_gate_value_ratio", name="micro/parse_sse", side="head") == 3.39
     assert _of(found, "tokenwire_gate_effect", name="lost/chat/ws-aiohttp") == 3
     assert _of(found, "tokenwire_gate_value_per_second", name="throughput/sse-aiohttp", side="head") == 172_500
 

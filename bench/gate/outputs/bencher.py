@@ -17,7 +17,7 @@ from bench.gate.result import Gate, Row
 
 _LONGEST_SLUG = 64
 _LONGEST_NAME = 1024
-_UNITS = {"µs": "us", "1/s": "per-s", "B": "bytes", "%": "percent", "×": "x"}
+_UNITS = {"µs": "us", "1/s": "per-s", "B": "bytes", "%": "percent"}
 
 
 def render(gate: Gate) -> bytes:

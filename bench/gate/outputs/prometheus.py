@@ -23,7 +23,7 @@ _UNITS = {
     "B": ("bytes", 1.0),
     "KiB": ("bytes", 1024.0),
     "MiB": ("bytes", 1024.0**2),
-    "×": ("ratio", 1.0),
+    "× reference": ("ratio", 1.0),
     "1/s": ("per_second", 1.0),
 }
 """Unit of a row to the end of a metric's name, and what turns a value into that unit."""
