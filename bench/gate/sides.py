@@ -151,7 +151,8 @@ def _head(top: Path) -> Iterator[_Tree]:
         try:
             for name in dict.fromkeys(names):
                 source, target = top / name, path / name
-                if source.is_file():  # one that was deleted is still in the index
+                # One that was deleted is still in the index; and a cache may lie in the checkout.
+                if source.is_file() and not source.is_relative_to(cache()):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
         except OSError as error:

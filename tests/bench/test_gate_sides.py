@@ -168,6 +168,14 @@ def test_a_checkout_of_something_else(tmp_path: Path, checkout: Path) -> None:
     assert repository(checkout / "servers") == checkout
 
 
+def test_a_cache_in_the_checkout_is_not_copied(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWIRE_CACHE", str(checkout / "kept"))
+    for _ in range(2):
+        with trees(checkout, "HEAD", silent) as (_, head):
+            assert (head.tree / "servers").exists()
+            assert not (head.tree / "kept").exists()
+
+
 def test_trees_of_long_ago_are_removed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sides, "KEPT_TREES", 2)
     for number in range(4):
