@@ -47,13 +47,13 @@ ABOVE = {
     "bench.record": {"bench.metrics", "bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.metrics": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.paired": {"bench.metrics", "bench.verdict"},
-    "bench.verdict": {"bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
+    "bench.verdict": {"bench.gate", "bench.report", "bench.trial", "bench.experiment", "bench.drivers"},
     "bench.trial": {"bench.experiment", "bench.report", "bench.metrics", "bench.verdict", "bench.cli"},
-    "bench.experiment": {"bench.report", "bench.cli"},
+    "bench.experiment": {"bench.report", "bench.gate", "bench.cli"},
     "bench.netset": {"bench.report", "bench.experiment", "bench.cli"},
     "bench.netset_run": {"bench.report", "bench.cli"},
     "bench.retry": {"bench.session", "bench.drivers"},
-    "bench.report": {"bench.experiment", "bench.trial", "bench.drivers", "bench.cli"},
+    "bench.report": {"bench.gate", "bench.experiment", "bench.trial", "bench.drivers", "bench.cli"},
 }
 """Module -> those that stand above it, which it must not import."""
 
