@@ -27,6 +27,9 @@ EMISSIONS_FILES = "emissions-{}.bin"
 Array: TypeAlias = np.ndarray[Any, Any]
 
 _NULL = np.iinfo(np.int64).min
+_NO_EMISSIONS = np.zeros(0, dtype=DTYPE)
+_UNKNOWN = {"tokens_due": None, "work": "", "unlogged": None, "backwards": None, "write_pace": -1.0}
+"""Facts of a phase where no server of this project made the tokens, which is as much as to say that none is lost."""
 
 
 def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str, Any]) -> None:
@@ -40,6 +43,9 @@ def write_trial(folder: Path, target: Path, scenario: Scenario, facts: dict[str,
     - `unlogged`: chunks received that the server did not log;
     - `backwards`: chunks received before they were written, or written before they were due;
     - `write_pace`: due span over written span, the median over streams; -1 where nothing is paced.
+
+    Where an arm's tokens are not made by a server of this project, nobody knows what was to come and when: its chunks
+    are kept as they came, a token each, without stamps of the server, and facts that compare are None, or "" or -1.
     """
     records = _read_streams(folder / STREAMS_FILE)
     table = _join(folder, records, scenario, facts)
@@ -55,8 +61,12 @@ def _read_streams(path: Path) -> list[StreamRecord]:
 
 
 def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: dict[str, Any]) -> pa.Table:
+    mocked = scenario.arms[facts["arm"]].mocked
     schedules = [
-        schedule(scenario.profiles[scenario.phases[r.phase].profile] if r.window else PRIME, r.seed) for r in records
+        schedule(scenario.profiles[scenario.phases[r.phase].profile] if r.window else PRIME, r.seed)
+        if mocked
+        else _as_received(r)
+        for r in records
     ]
     # Every stream owns as many slots as chunks were scheduled; what the server wrote and the driver read goes there.
     sizes = np.array([len(s.texts) for s in schedules], dtype=np.int64)
@@ -65,9 +75,9 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     due, written, received = (np.full(slots, _NULL) for _ in range(3))
     read = np.zeros(slots, dtype=np.int32)
 
-    emissions, facts["log_torn"] = _emissions(folder, facts.get("restarts", 0))
+    emissions, facts["log_torn"] = _emissions(folder, facts.get("restarts", 0)) if mocked else (_NO_EMISSIONS, None)
     server = _place_emissions(emissions, records, bases, due, written)
-    flaws = _place_reads(folder, records, schedules, bases, written, received, read)
+    flaws = _place_reads(folder, records, schedules, bases, written, received, read, compared=mocked)
 
     owner = np.repeat(np.arange(len(records)), sizes)
     chunk = np.arange(slots) - np.repeat(bases[:-1], sizes)
@@ -78,6 +88,10 @@ def _join(folder: Path, records: list[StreamRecord], scenario: Scenario, facts: 
     for name, phase in facts["phases"].items():
         mine = np.array([r.window and r.phase == name for r in records], dtype=bool)
         phase |= _phase_facts(scenario.phases[name], mine, records, schedules, chunks)
+        if not mocked:
+            phase |= _UNKNOWN
+    if not mocked:
+        facts["schedule_mismatches"] = None
 
     bare = np.setdiff1d(np.arange(len(records)), owner[keep])
     rows = np.concatenate((owner[keep], bare))
@@ -152,24 +166,32 @@ def _emissions(folder: Path, restarts: int) -> tuple[Array, bool]:
         log["stream"] += streams
         streams = int(log["stream"].max()) + 1 if len(log) else streams
         logs.append(log)
-    return np.concatenate(logs) if logs else np.zeros(0, dtype=DTYPE), torn
+    return np.concatenate(logs) if logs else _NO_EMISSIONS, torn
+
+
+def _as_received(record: StreamRecord) -> Schedule:
+    """What stands for a schedule where there is none: the chunks that came, behind those asked to be left out."""
+    before = max(0, record.resumed_from) if record.chunks else 0
+    chunks = before + record.chunks
+    return Schedule([0] * chunks, [""] * chunks, [1] * chunks)
 
 
 class _Asked:
     """Which of the driver's requests one that a server took up was."""
 
-    def __init__(self, records: list[StreamRecord]) -> None:
+    def __init__(self, records: list[StreamRecord], taken_up: set[tuple[int, int, int]]) -> None:
         self._records = records
         self._named: dict[tuple[int, int, int], list[int]] = {}
         self._nameless: dict[int, list[int]] = {}
         for i, record in enumerate(records):
-            if record.completion_id:
-                self._named.setdefault(completion_key(record.completion_id), []).append(i)
-            elif record.requested_ns:
+            key = _key_of(record.completion_id)
+            if key in taken_up:
+                self._named.setdefault(key, []).append(i)
+            elif record.requested_ns:  # told of none, or of one that what lies between has made up
                 self._nameless.setdefault(record.seed, []).append(i)
 
     def by(self, key: tuple[int, int, int], taken_up_ns: int) -> int | None:
-        """The request for that completion, or, of those that were told of none, for that seed, which was under way.
+        """The request for that completion, or, of those told of none here, for that seed, which was under way.
 
         A stream that is resumed is asked for several times: the latest request before then is meant.
         """
@@ -185,6 +207,14 @@ class _Asked:
         return latest
 
 
+def _key_of(completion: str) -> tuple[int, int, int] | None:
+    """What a completion id of this project says; None for another."""
+    try:
+        return completion_key(completion)
+    except ValueError:
+        return None
+
+
 def _place_emissions(
     emissions: Array,
     records: list[StreamRecord],
@@ -198,10 +228,14 @@ def _place_emissions(
     seeds = {int(e["stream"]): int(e["a"]) for e in emissions[ordinal == IDENT]}
     served = [_Served() for _ in records]
     owners = np.full(int(emissions["stream"].max()) + 1 if len(emissions) else 0, -1, dtype=np.int64)
-    asked = _Asked(records)
-    for entry in opened:
-        number, key = int(entry["stream"]), int(entry["b"])
-        who = asked.by((key & 0xFFFFFFFF, seeds.get(number, -1), key >> 32), int(entry["a"]))
+    keys = [
+        (int(b) & 0xFFFFFFFF, seeds.get(int(number), -1), int(b) >> 32)
+        for number, b in zip(opened["stream"], opened["b"], strict=True)
+    ]
+    asked = _Asked(records, set(keys))
+    for entry, key in zip(opened, keys, strict=True):
+        number = int(entry["stream"])
+        who = asked.by(key, int(entry["a"]))
         if who is not None:
             owners[number] = who
             served[who].taken_up_ns = int(entry["a"])
@@ -230,11 +264,14 @@ def _place_reads(
     written: Array,
     received: Array,
     read: Array,
+    *,
+    compared: bool,
 ) -> dict[str, list[int]]:
     """Put the stamp of the read that brought each chunk into the chunk's slot; return each stream's flaws.
 
     Reads are numbered as they are found. Flaws are chunks lost, repeated, reordered and corrupted: a complete stream
-    owes its whole schedule, another what the server had handed over.
+    owes its whole schedule, another what the server had handed over. Chunks that are not `compared` with a schedule
+    take the last slots of their stream as they came, and nothing is said of flaws.
     """
     flaws: dict[str, list[int]] = {name: [0] * len(records) for name in FLAWS}
     so_far: dict[tuple[str, int, int], _Had] = {}
@@ -245,6 +282,10 @@ def _place_reads(
         stamps = np.repeat(np.asarray(in_stamps), counts)
         in_read = np.repeat(np.arange(number, number + len(counts)), counts)
         number += len(counts)
+        if not compared:
+            last = slice(bases[i + 1] - len(stamps), bases[i + 1])
+            received[last], read[last] = stamps, in_read
+            continue
         texts = record.text.split("\x1f") if record.chunks else []
         handed = np.flatnonzero(written[bases[i] : bases[i + 1]] != _NULL)
         key = record.phase, record.step, record.ordinal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Annotated, Literal
 
 import msgspec
@@ -70,6 +72,9 @@ class Arm(Table, frozen=True):
     """A slow-down or fault planted in the server, to see whether the comparison finds it."""
     tree: Tree | None = None
     """The server is that of another checkout; unset takes this installation's. Both its paths should be absolute."""
+    command: str | None = None
+    """Instead of a server of the stack, whatever this command serves at 127.0.0.1: {port} becomes its port, {upstream}
+    the address of a server of the stack. Split as a shell would, but run without one."""
 
     def __post_init__(self) -> None:
         if self.protocol not in OFFERS[self.stack]:
@@ -79,6 +84,29 @@ class Arm(Table, frozen=True):
             raise ValueError("compression = true needs protocol 'websocket': event streams are never compressed here")
         if self.plant is not None and self.plant.split_writes and self.protocol != "sse":
             raise ValueError("plant.split_writes = true needs protocol 'sse': a WebSocket message is one frame")
+        if self.command is not None:
+            self._check_command(self.command)
+
+    def _check_command(self, command: str) -> None:
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"command = {command!r}: cannot be split into words: {error}") from None
+        unknown = sorted(set(re.findall(r"\{\w*\}", command)) - {"{port}", "{upstream}"})
+        if unknown:
+            raise ValueError(f"command has {unknown[0]}, which nothing stands for; allowed: {{port}}, {{upstream}}")
+        if "{port}" not in command:
+            raise ValueError("command needs {port}, in whose place it is told where to listen: gateway --port {port}")
+        if self.tree is not None:
+            raise ValueError("command and tree: the server is the one or the other; leave one out")
+        for name in ("plant", "heartbeat_s"):
+            if getattr(self, name) is not None and not self.mocked:
+                raise ValueError(f"{name} needs {{upstream}} in command: it is for a server of the stack, behind it")
+
+    @property
+    def mocked(self) -> bool:
+        """Whether a server of this project makes the tokens, so that it is known which they are and when they are due."""
+        return self.command is None or "{upstream}" in self.command
 
 
 class Retry(Table, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from bench.measures import MEASURES
+from bench.network.between import is_loopback
 from bench.network.profiles import NETWORKS, Network
 from bench.scenario import (
     PRIME_PROFILE,
@@ -168,6 +169,7 @@ def _check_whole(scenario: Scenario, where: str) -> None:
                 f"{choices(phase.profile, scenario.profiles)}"
             )
         _check_trouble(scenario, f"{where}: phases.{name}", name)
+    check_commands(scenario, where)
     known = {**NETWORKS, **scenario.networks}
     for name in scenario.experiment.networks:
         if name not in known:
@@ -181,6 +183,36 @@ def _check_whole(scenario: Scenario, where: str) -> None:
                 f"{where}: networks.{name}: cut_every_s = {network.cut_every_s:g} and cut_ms = {network.cut_ms:g}: "
                 "expected both or neither, and a cut that is over before the next one begins"
             )
+
+
+def check_commands(scenario: Scenario, where: str) -> None:
+    """Whether arms that are served by a command can be, in this scenario. Raises `ScenarioError`."""
+    for name, arm in scenario.arms.items():
+        if arm.command is None:
+            continue
+        at = f"{where}: arms.{name}.command"
+        if scenario.tls(name):
+            raise ScenarioError(
+                f"{at}: tls = true: nothing hands a certificate to a command; give this arm tls = false"
+            )
+        for network in scenario.experiment.networks:
+            if network not in NETWORKS | scenario.networks or not is_loopback(scenario.network(network)):
+                raise ScenarioError(
+                    f"{at}: experiment.networks has {network!r}: a command listens on 127.0.0.1, where nothing lies "
+                    "between; leave networks out"
+                )
+        for phase_name, phase in scenario.phases.items():
+            if phase.restart is not None:
+                raise ScenarioError(
+                    f"{at}: phases.{phase_name}.restart: no second one can wait to take over from a command; leave "
+                    "restart out"
+                )
+            if not arm.mocked and (isinstance(phase, Steps) or phase.fault is not None):
+                what = "load = 'steps'" if isinstance(phase, Steps) else "fault"
+                raise ScenarioError(
+                    f"{at}: phases.{phase_name}.{what}: needs a server of this project behind the command; give it "
+                    "{upstream}"
+                )
 
 
 def _check_trouble(scenario: Scenario, at: str, name: str) -> None:

@@ -8,12 +8,10 @@ does its work while the others sleep. What slows one then slows them all.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,10 +26,11 @@ import msgspec
 
 from bench.arrivals import derive_seed
 from bench.certificate import Certificate, make
+from bench.command import HOST, CommandError, Serving, die_with_parent, last_words, serving
 from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
 from bench.join import EMISSIONS_FILES, write_trial
 from bench.network import between
-from bench.scenario import Scenario
+from bench.scenario import Arm, Scenario
 from bench.server_settings import server_settings
 
 READY_S = 20.0
@@ -42,8 +41,8 @@ WARM_UP_STREAMS = 20
 """Enough for a fresh server to have loaded what its first requests load; some of those take 10 ms longer."""
 STOP_S = 5.0
 """From SIGTERM to SIGKILL."""
-
-_PR_SET_PDEATHSIG = 1
+TOLD = ("stack", "protocols", "versions", "settings")
+"""What is kept of the line in which a server says that it is ready."""
 
 
 class TrialError(Exception):
@@ -63,6 +62,8 @@ class Cores:
 
     server: list[int]
     driver: list[int]
+    upstream: list[int] | None = None
+    """What is behind a command keeps to these; None: to those of the server."""
 
     @classmethod
     def split(cls) -> Cores | None:
@@ -70,7 +71,17 @@ class Cores:
         if not hasattr(os, "sched_getaffinity"):
             return None
         cores = sorted(os.sched_getaffinity(0))
-        return cls([cores[0]], [cores[1]]) if len(cores) > 1 else None
+        third = [cores[2]] if len(cores) > 2 else None
+        return cls([cores[0]], [cores[1]], third) if len(cores) > 1 else None
+
+    def mock(self, arm: Arm) -> list[int]:
+        """The cores of this project's server of an arm: those of the server, unless it is behind a command."""
+        return self.server if arm.command is None or self.upstream is None else self.upstream
+
+    def used_by(self, arm: Arm) -> list[int]:
+        """All that a trial of an arm keeps to."""
+        behind = self.upstream if arm.command is not None and arm.mocked and self.upstream else []
+        return [*self.server, *self.driver, *behind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +157,22 @@ def _take_turns(
         first = {
             place: processes.enter_context(_server(scenario, place, raw, cores, certificate, way, 0))
             for place, raw in raws.items()
+            if scenario.arms[place.arm].mocked
         }
         running = []
         for place, raw in raws.items():
-            ready = _await(first[place], "ready", raw / _errors(0), place)
-            plan = _plan(scenario, seed, place, raw, cores, first[place].pid, ready, certificate, way)
-            spares = []
+            mine = [first[place]] if place in first else []
+            told = [_await(server, "ready", raw / _errors(0), place) for server in mine]
+            front = processes.enter_context(_front(scenario, place, raw, cores, told))
+            ready = told[0] if front is None else _of_front(scenario.arms[place.arm], front, cores, told)
+            pid = mine[0].pid if front is None else front.process.pid
+            plan = _plan(scenario, seed, place, raw, cores, pid, ready, certificate, way)
             for number in range(1, restarts + 1):
                 spare = _server(scenario, place, raw, cores, certificate, way, number, port=ready["port"])
-                spares.append(processes.enter_context(spare))
-                _await(spares[-1], "standby", raw / _errors(number), place)
+                mine.append(processes.enter_context(spare))
+                _await(mine[-1], "standby", raw / _errors(number), place)
             driver = processes.enter_context(_driver(plan, place, raw, way))
-            running.append(_Running(place, [first[place], *spares], ready, driver, raw, heard))
+            running.append(_Running(place, mine, front, ready, driver, raw, heard))
         for one in running:
             one.listen()  # until it waits for its first turn
         active, forth = running, True
@@ -202,7 +217,8 @@ def _plan(
         ca_file=str(tls.ca_file) if tls else "",
         server_name=tls.server_name if tls else "",
         cpus=cores.driver if cores else None,
-        pinned=[*cores.server, *cores.driver] if cores else None,
+        server_tree=scenario.arms[place.arm].command is not None,
+        pinned=cores.used_by(scenario.arms[place.arm]) if cores else None,
     )
 
 
@@ -213,6 +229,7 @@ class _Running:
         self,
         place: Place,
         servers: Sequence[subprocess.Popen[bytes]],
+        front: Serving | None,
         ready: dict[str, Any],
         driver: subprocess.Popen[bytes],
         raw: Path,
@@ -221,7 +238,9 @@ class _Running:
         self.place = place
         self.over = False
         self._servers, self._restarts = servers, 0
-        """The one that serves, and, waiting, those that take over from it in turn."""
+        """The one that serves, and, waiting, those that take over from it in turn; none where only a command does."""
+        self._front = front
+        """The command that serves, before the server, if there is one."""
         self._ready, self._driver, self._raw, self._heard = ready, driver, raw, heard
         self._errors = raw / "driver.err"
         self._lines = _lines(driver, SILENCE_S)
@@ -257,7 +276,7 @@ class _Running:
                 if isinstance(said, Waits):
                     return
         except TimeoutError:
-            raise self._failed(f"the driver said nothing for {SILENCE_S:.0f} s{_last_words(self._errors)}") from None
+            raise self._failed(f"the driver said nothing for {SILENCE_S:.0f} s{last_words(self._errors)}") from None
         self._ended()
 
     def _bring_back(self, due_ns: int) -> None:
@@ -279,10 +298,14 @@ class _Running:
         self._driver.wait()
         if self._hello is None or self._done is None:
             code = self._driver.returncode
-            raise self._failed(f"the driver ended early with exit code {code}{_last_words(self._errors)}")
+            raise self._failed(f"the driver ended early with exit code {code}{last_words(self._errors)}")
         if self._done.stopped:
             raise self._failed("the driver was stopped by a signal before its trial was over")
-        self._died = self._servers[self._restarts].poll()
+        ended = [server.poll() for server in self._servers[self._restarts :][:1]]
+        if self._front is not None:
+            ended.append(self._front.process.poll())
+            self._front.stop()
+        self._died = next((code for code in ended if code is not None), None)
         for server in self._servers:
             _stop(server)
 
@@ -298,7 +321,7 @@ class _Running:
             "block": self.place.block,
             "trial": self.place.trial,
             "position": self.place.position,
-            "server": {**{k: ready[k] for k in ("stack", "protocols", "versions", "settings")}, "died": self._died},
+            "server": {**{k: ready[k] for k in (*TOLD, "upstream") if k in ready}, "died": self._died},
             "driver": {"versions": hello.versions, "loop": hello.loop, "gc": hello.gc, "timer": hello.timer},
             "restarts": self._restarts,
             "phases": self._phases,
@@ -325,15 +348,55 @@ def _server(
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """The server of a trial, or, on a port that is given, one that waits to take over. Raises `TrialError`."""
     log = raw / EMISSIONS_FILES.format(number)
-    settings = server_settings(scenario, place.arm, log, cores.server if cores else None, certificate)
-    file = _save(raw / f"server-{number}.json", settings)
     arm = scenario.arms[place.arm]
+    settings = server_settings(scenario, place.arm, log, cores.mock(arm) if cores else None, certificate)
+    file = _save(raw / f"server-{number}.json", settings)
     python = sys.executable if arm.tree is None else arm.tree.python
     command = [python, "-m", "servers", arm.stack, "--config", str(file)]
     where = ["--host", way.server_host, "--port", str(port)]
     waiting = ["--standby"] if number else []
     folder = None if arm.tree is None else arm.tree.path
     return _process([*command, *where, *waiting], raw / _errors(number), way.enter_server, place, "server", folder)
+
+
+@contextlib.contextmanager
+def _front(
+    scenario: Scenario, place: Place, raw: Path, cores: Cores | None, behind: Sequence[dict[str, Any]]
+) -> Iterator[Serving | None]:
+    """The command that serves an arm, if it has one, listening. `behind` is what the server behind it told, if any.
+
+    Raises `TrialError`.
+    """
+    command = scenario.arms[place.arm].command
+    if command is None:
+        yield None
+        return
+    upstream = "".join(f"http://{told['host']}:{told['port']}/v1" for told in behind)
+    pinned = cores.server if cores else None
+    with contextlib.ExitStack() as stack:
+        try:
+            serves = stack.enter_context(serving(command, upstream, pinned, raw / "command.err", READY_S, STOP_S))
+        except CommandError as error:
+            raise TrialError(str(error), place.arm, "server") from None
+        yield serves
+
+
+def _of_front(arm: Arm, front: Serving, cores: Cores | None, behind: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a command that listens: what one of this project's servers tells, as far as it goes."""
+    return {
+        "host": HOST,
+        "port": front.port,
+        "stack": "command",
+        "protocols": [arm.protocol],
+        "versions": {},
+        "settings": {
+            "command": arm.command,
+            "compression": {arm.protocol: bool(arm.compression)},
+            "cpus": cores.server if cores else None,
+            "upstream": arm.stack if behind else None,
+        },
+        "upstream": {key: told[key] for told in behind for key in TOLD},
+    }
 
 
 def _errors(number: int) -> str:
@@ -372,7 +435,7 @@ def _process(
     def before() -> None:
         if enter is not None:
             enter()
-        _die_with_parent()
+        die_with_parent()
 
     with open(errors, "wb") as stderr:
         # A session of its own: Ctrl-C in the terminal is for this process, which decides what becomes of the trial.
@@ -398,14 +461,6 @@ def _process(
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -455,9 +510,4 @@ def _await(server: subprocess.Popen[bytes], event: str, errors: Path, place: Pla
         pass
     except (ValueError, KeyError, TypeError):
         why = f"the server said at its start what is no event: {line.decode('utf-8', 'replace')[:80]!r}"
-    raise TrialError(why + _last_words(errors), place.arm, "server")
-
-
-def _last_words(errors: Path) -> str:
-    lines = errors.read_text("utf-8", "replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+    raise TrialError(why + last_words(errors), place.arm, "server")

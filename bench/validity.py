@@ -141,6 +141,8 @@ def _waited(who: str) -> Callable[[_Place], float | None]:
     def seen(place: _Place) -> float | None:
         if who == "server" and place.load.get("restart"):
             return None  # of two processes, one of which waited most while it started
+        if who == "server" and place.trial.get("server", {}).get("settings", {}).get("command"):
+            return None  # its processes and threads wait for each other, and maybe for what is behind them
         wait, ran = _known(place.facts, f"{who}_wait_ns"), _known(place.facts, f"{who}_cpu_ns")
         return 100 * wait / (wait + ran) if wait is not None and ran and _pinned(place) else None
 

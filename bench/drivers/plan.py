@@ -29,8 +29,10 @@ class Plan(msgspec.Struct):
     """What the server's certificate has to name."""
     cpus: list[int] | None = None
     """The cores this process keeps to."""
+    server_tree: bool = False
+    """What the server has started is the server, too."""
     pinned: list[int] | None = None
-    """The cores of driver and server together, where they are pinned."""
+    """The cores of driver and server together, where they are pinned, and of what is behind the server."""
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="event"):

@@ -14,7 +14,16 @@ from bench.drivers.client import Client
 from bench.drivers.engine import Handle
 from bench.drivers.parent import say
 from bench.drivers.plan import Back, Held, PhaseFacts, Plan, Slice, Tick
-from bench.usage import clocks, cpu_ns, memory_bytes, steal_ns, wait_ns
+from bench.usage import (
+    clocks,
+    cpu_ns,
+    memory_bytes,
+    steal_ns,
+    tree_cpu_ns,
+    tree_memory_bytes,
+    tree_wait_ns,
+    wait_ns,
+)
 
 PROBE_NS = 20_000_000
 """The driver's own loop is probed this often; what it is late is its lag."""
@@ -31,6 +40,10 @@ class Meter:
         self._client = client
         self._pacer = client.engine.pacer
         self.server_pid = plan.server_pid
+        tree = plan.server_tree
+        self._cpu_ns = tree_cpu_ns if tree else cpu_ns
+        self._wait_ns = tree_wait_ns if tree else wait_ns
+        self._memory_bytes = tree_memory_bytes if tree else memory_bytes
         self._server_cpu_last_ns = self._server_used_ns = 0
         """The latter: CPU time of servers that have died, less what the one there now had used when it took over."""
         self._facts = PhaseFacts()
@@ -60,7 +73,7 @@ class Meter:
         """The server has died, and this one took over."""
         self._server_used_ns += self._server_cpu_last_ns
         self.server_pid = back.server_pid
-        self._server_cpu_last_ns = cpu_ns(back.server_pid)
+        self._server_cpu_last_ns = self._cpu_ns(back.server_pid)
         self._server_used_ns -= self._server_cpu_last_ns
 
     @contextlib.asynccontextmanager
@@ -68,7 +81,7 @@ class Meter:
         """Measure what happens inside, into `facts`; yields the start, in ns."""
         self._facts, pid = facts, self.server_pid
         with contextlib.suppress(OSError):  # a dead server shows in the outcomes
-            facts.server_rss_start = memory_bytes(pid)
+            facts.server_rss_start = self._memory_bytes(pid)
         facts.driver_rss_start = memory_bytes(os.getpid())
         self._measuring = True
         before, clocks_before, chunks = self._used(), clocks(), self._client.counters.chunks
@@ -100,12 +113,12 @@ class Meter:
         """CPU time of server and driver, their waits for a core, and the time stolen from both, so far (ns)."""
         me, server = os.getpid(), self.server_pid
         stolen, _ = steal_ns(self._pinned)
-        return self.server_cpu_ns(), cpu_ns(me), wait_ns(server), wait_ns(me), stolen
+        return self.server_cpu_ns(), cpu_ns(me), self._wait_ns(server), wait_ns(me), stolen
 
     def server_cpu_ns(self) -> int:
         """CPU time of the servers of this trial, so far."""
         with contextlib.suppress(OSError):  # one that is dead used what it had used
-            self._server_cpu_last_ns = cpu_ns(self.server_pid)
+            self._server_cpu_last_ns = self._cpu_ns(self.server_pid)
         return self._server_used_ns + self._server_cpu_last_ns
 
     async def server_quiet(self) -> None:
@@ -123,7 +136,7 @@ class Meter:
         driver = server = 0
         with contextlib.suppress(OSError):
             driver = memory_bytes(os.getpid())
-            server = memory_bytes(self.server_pid)
+            server = self._memory_bytes(self.server_pid)
         facts.driver_rss_peak = max(facts.driver_rss_peak, driver)
         facts.server_rss_peak = max(facts.server_rss_peak, server)
         return server, driver
@@ -137,7 +150,7 @@ class Meter:
         server_ns, driver_ns = self.server_cpu_ns() - server_ns, cpu_ns(os.getpid()) - driver_ns
         server_memory = 0
         with contextlib.suppress(OSError):
-            server_memory = memory_bytes(self.server_pid)
+            server_memory = self._memory_bytes(self.server_pid)
         return Held(
             size=size,
             open=min(flowing, self._client.flowing()),

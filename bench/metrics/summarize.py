@@ -400,7 +400,11 @@ def _incidents(trials: list[Trial]) -> list[Incident]:
 
 def _arms(scenario: dict[str, Any], trials: list[Trial]) -> list[Arm]:
     names = {"sse": "SSE", "websocket": "WebSocket"}
-    plain = {n: f"{names.get(a['protocol'], a['protocol'])} on {a['stack']}" for n, a in scenario["arms"].items()}
+    # A command is known by nothing but its arm's name.
+    plain = {
+        n: f"{names.get(a['protocol'], a['protocol'])} on {n if a.get('command') else a['stack']}"
+        for n, a in scenario["arms"].items()
+    }
     arms = []
     for name, settings in scenario["arms"].items():
         own = [t.facts for t in trials if t.facts["arm"] == name]
@@ -411,7 +415,7 @@ def _arms(scenario: dict[str, Any], trials: list[Trial]) -> list[Arm]:
                 name=name,
                 label=f"{plain[name]} ({name})" if twice else plain[name],
                 protocol=settings["protocol"],
-                stack=settings["stack"],
+                stack="command" if settings.get("command") else settings["stack"],
                 trials=len(own),
                 server_versions=dict(server.get("versions", {})),
                 server_settings=dict(server.get("settings", {})),

@@ -56,12 +56,21 @@ def _trust(summary: Summary) -> list[Finding]:
             whole = f"All {count(streams, 'stream')} ran until their clients were to leave,"
         elif left:
             whole = f"All {count(streams, 'stream')} are complete, but for {number(left, 0)} whose client was to leave,"
-        grave.append(
-            Finding(
-                f"{whole} and all {count(tokens, 'token')} are accounted for: none lost, repeated, out of order or "
-                f"altered{_but(meant)}."
+        foreign = {
+            a.name: a.label for a in summary.arms if a.stack == "command" and not a.server_settings.get("upstream")
+        }
+        known = sum(a.tokens for a in own if a.arm not in foreign)
+        of_all = "all" if known == tokens else "of those known beforehand all"
+        if known or not foreign:
+            whole += (
+                f" and {of_all} {count(known, 'token')} are accounted for: none lost, repeated, out of order or altered"
             )
-        )
+        grave.append(Finding(f"{whole}{_but(meant)}."))
+        if foreign:
+            whose = listed(list(foreign.values()))
+            grave.append(
+                Finding(f"Of {whose} nobody knows which tokens were to come: whether any is missing is not known.")
+            )
     return [*validity(summary), *grave, *(f for phase in summary.phases for f in _starts(summary, phase))]
 
 

@@ -206,3 +206,64 @@ def test_dropped_starts_are_no_work(tmp_path: Path) -> None:
     found = facts_of(tmp_path / "some", seeds=(7, 8, 9), dropped=(2,))["phases"]["x"]
     assert found["tokens_due"] == 24
     assert found["work"] == facts_of(tmp_path / "all")["phases"]["x"]["work"]
+
+
+def test_chunks_of_a_server_that_has_no_schedule_are_kept_as_they_came(tmp_path: Path) -> None:
+    """Also of one that was asked again for what comes after its third chunk, by an id that is none of ours."""
+    own = Scenario(
+        name="own",
+        title="own",
+        arms={"a": Arm(protocol="sse", stack="aiohttp", command="gateway {port}")},
+        profiles={"p": PROFILE},
+        phases={"x": Closed(profile="p", connections="cold", users=1, turns=1)},
+        contrasts={},
+    )
+    log = RawLog(tmp_path)
+    for attempt, texts in enumerate((["a", "b", "c"], ["d", "e"], [])):
+        record = StreamRecord(attempt + 1, "x", 0, True, 0, 7, True, 1, attempt=attempt, completion_id="cmpl-1")
+        record.outcome, record.text, record.chunks = "truncated", "\x1f".join(texts), len(texts)
+        record.resumed_from = 3 if attempt else -1
+        log.ended(record, array("q", [TAKEN_UP + attempt]), array("I", [len(texts)]))
+    log.close()
+    facts: dict[str, Any] = {"arm": "a", "block": 1, "trial": 1, "position": 1, "phases": {"x": {}}}
+    write_trial(tmp_path, tmp_path / "t.parquet", own, facts)
+    frame = read_trial(tmp_path / "t.parquet")
+    came = frame[frame["chunk"].notna()]
+    assert came[["attempt", "chunk", "tokens"]].to_numpy().tolist() == [
+        [0, 0, 1],
+        [0, 1, 1],
+        [0, 2, 1],
+        [1, 3, 1],
+        [1, 4, 1],
+    ]
+    assert list(came["received_ns"]) == [TAKEN_UP] * 3 + [TAKEN_UP + 1] * 2
+    assert list(frame["attempt"]) == [0, 0, 0, 1, 1, 2]
+    assert frame[["due_ns", "written_ns", "taken_up_ns"]].isna().all().all()
+    phase = facts["phases"]["x"]
+    assert (phase["tokens"], phase["work"], phase["write_pace"]) == (5, "", -1)
+    assert {facts["log_torn"], facts["schedule_mismatches"], *(phase[n] for n in ("tokens_due", "unlogged"))} == {None}
+
+
+def test_a_completion_that_goes_by_another_id_is_found_by_its_seed(tmp_path: Path) -> None:
+    """Two streams of one seed, one after the other: each has what the server took up while it was under way."""
+    seed = 41
+    plan = schedule(PROFILE, seed)
+    emissions, log = EmissionLog(tmp_path / EMISSIONS_FILES.format(0)), RawLog(tmp_path)
+    for attempt, name in enumerate(("gw-1", completion_id("p", 99, 0))):  # the second looks like one of ours
+        asked = TAKEN_UP + attempt * 10**9
+        stream = emissions.open(completion_id("p", seed, attempt), asked + 5, 0)
+        for ordinal, due in enumerate(plan.due_ns):
+            emissions.token(stream, ordinal, asked + 5 + due, asked + 6 + due)
+        emissions.close_stream(stream, asked + 10**8, Ended.COMPLETE)
+        record = StreamRecord(attempt + 1, "x", 0, True, attempt, seed, True, 1, completion_id=name)
+        record.outcome, record.text, record.chunks = "complete", "\x1f".join(plan.texts), 12
+        record.requested_ns, record.ended_ns = asked, asked + 2 * 10**8
+        log.ended(record, array("q", [asked + 10**8 + n for n in range(12)]), array("I", [1] * 12))
+    log.close()
+    emissions.close()
+    facts: dict[str, Any] = {"arm": "a", "block": 1, "trial": 1, "position": 1, "phases": {"x": {}}}
+    write_trial(tmp_path, tmp_path / "t.parquet", SCENARIO, facts)
+    frame = read_trial(tmp_path / "t.parquet")
+    assert list(frame.drop_duplicates("stream")["taken_up_ns"]) == [TAKEN_UP + 5, TAKEN_UP + 10**9 + 5]
+    assert frame["written_ns"].notna().all()
+    assert (facts["phases"]["x"]["unlogged"], facts["schedule_mismatches"]) == (0, 0)

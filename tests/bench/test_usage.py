@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.usage import clocks, cpu_ns, steal_ns, wait_ns
+from bench.usage import (
+    clocks,
+    cpu_ns,
+    descent,
+    memory_bytes,
+    steal_ns,
+    tree_cpu_ns,
+    tree_memory_bytes,
+    tree_wait_ns,
+    wait_ns,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -90,3 +101,43 @@ def test_clocks_are_of_one_moment() -> None:
     assert later[0] > monotonic
     assert raw == later[1] == -1 or later[1] > raw
     assert boot == later[2] == -1 or boot >= monotonic - 10_000  # it counts what monotonic counts, and sleep
+
+
+TREE = r"""
+import subprocess, sys
+again = "import subprocess, sys; print(flush=True); p = subprocess.Popen([sys.executable, '-c', {!r}]); p.wait()"
+burn = "print(flush=True)\nwhile True: pass"
+ended = subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"])
+child = subprocess.Popen([sys.executable, "-c", again.format(burn)], stdout=subprocess.PIPE)
+child.stdout.readline(), child.stdout.readline()
+print(flush=True)
+sys.stdin.readline()
+child.kill()
+"""
+
+
+@linux
+def test_a_tree_is_a_process_and_all_below_it_those_that_have_ended_too() -> None:
+    root = subprocess.Popen([sys.executable, "-c", TREE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert root.stdout is not None
+    everyone: list[int] = []
+    try:
+        root.stdout.readline()
+        everyone = descent(root.pid)
+        assert len(everyone) == 3
+        assert tree_cpu_ns(root.pid) >= 180_000_000
+        assert tree_memory_bytes(root.pid) > 2 * memory_bytes(root.pid)
+        assert tree_wait_ns(root.pid) >= wait_ns(root.pid) >= 0
+        before, own = tree_cpu_ns(root.pid), cpu_ns(root.pid)
+        deadline = time.monotonic() + 20
+        while tree_cpu_ns(root.pid) - before < 50_000_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert tree_cpu_ns(root.pid) - before >= 50_000_000 > cpu_ns(root.pid) - own  # by the grandchild
+    finally:
+        for pid in reversed(everyone):
+            os.kill(pid, signal.SIGKILL)
+        root.kill()
+        root.communicate()
+    with pytest.raises(OSError, match="No such"):
+        tree_cpu_ns(root.pid)
+    assert tree_wait_ns(root.pid) == -1
