@@ -105,7 +105,7 @@ class Arm(Table, frozen=True):
 
     @property
     def mocked(self) -> bool:
-        """Whether a server of this project makes the tokens, so that it is known which they are and when they are due."""
+        """Whether a server of this project makes the tokens: then it is known which they are and when they are due."""
         return self.command is None or "{upstream}" in self.command
 
 
