@@ -42,7 +42,8 @@ bench-ci: $(VENV)/.run
 	$(BIN)/tokenwire gate --base $(BASE) --size $(SIZE)
 
 bench-micro: $(VENV)/.dev
-	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds
+	$(BIN)/pytest tests/benchmarks --benchmark-only -s --benchmark-columns=min,median,rounds --benchmark-sort=name \
+		--benchmark-storage=file://results/micro --benchmark-autosave
 
 soak: $(VENV)/.run
 	$(BIN)/python -m tests.experiments.soak $(SOAK_MINUTES)

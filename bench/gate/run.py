@@ -295,12 +295,9 @@ def _micro(gate: _Gate, built: Mapping[str, Built]) -> list[Row]:
         return []
     gate.told(f"timing the hot paths, {wanted.rounds} rounds")
     try:
-        ratios = micro.run(
-            *(micro.Code(built[side].python, built[side].tree) for side in SIDES),
-            benchmarks=built["head"].tree / BENCHMARKS,
-            rounds=wanted.rounds,
-        )
+        base, head = (micro.Code(built[side].python, built[side].tree) for side in SIDES)
+        paths = micro.run(base, head, built["head"].tree / BENCHMARKS, wanted.rounds)
     except micro.MicroError as error:
         gate.notes.append(f"The hot paths could not be timed: {error}")
         return []
-    return micro.judge(ratios, smallest_effect=wanted.smallest_effect, decides=wanted.role == "gate")
+    return micro.judge(paths, smallest_effect=wanted.smallest_effect, decides=wanted.role == "gate")
