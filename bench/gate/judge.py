@@ -62,6 +62,8 @@ class Judge(NamedTuple):
             )
             if compared is not None:
                 yield self._timing(name, timing, compared, summary)
+            elif timing.role == "gate":
+                yield self._absent(name, timing, arm, measure, streams, summary)
 
     def _timing(self, name: str, timing: Timing, c: Comparison, summary: Summary) -> Row:
         values = [summary.get(c.phase, arm, c.temperature, c.measure, c.statistic) for arm in (c.baseline, c.other)]
@@ -90,6 +92,29 @@ class Judge(NamedTuple):
             smallest_effect=timing.smallest_effect,
             more_is_better=c.more_is_better,
             blocks=len(c.blocks),
+        )
+
+    def _absent(self, name: str, timing: Timing, arm: str, key: str, streams: str, summary: Summary) -> Row:
+        """What decides and was not there to compare: worse, where base has it, and else not to be told."""
+        values = [summary.get(timing.phase, arm_of(arm, side), streams, key, timing.statistic) for side in SIDES]
+        measure = MEASURES[key]
+        lacking = " and ".join(side for side, v in zip(SIDES, values, strict=True) if v is None) or "a block in common"
+        advice = "" if values[0] else "; leave the arm out (sizes in the thresholds) if base does not serve it"
+        return Row(
+            name=f"{name}/{arm}",
+            kind="timing",
+            title=measure.title,
+            where=timing.phase,
+            arm=arm,
+            measure=key,
+            unit=measure.unit,
+            base=values[0].median if values[0] else None,
+            head=values[1].median if values[1] else None,
+            decides=True,
+            finding="regression" if values[0] and not values[1] else "inconclusive",
+            sentence=f"{measure.title} ({timing.phase}) on {arm}: no figure of {lacking}{advice}.",
+            smallest_effect=timing.smallest_effect,
+            more_is_better=measure.more_is_better,
         )
 
     def _counts(self, found: Conclusions, summary: Summary, arm: str) -> Iterable[Row]:

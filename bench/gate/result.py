@@ -69,9 +69,7 @@ class Row(msgspec.Struct, frozen=True):
     sentence: Annotated[str, Meta(description="What was found, in a sentence")]
     scale: Annotated[
         Literal["difference", "ratio", "count"],
-        Meta(
-            description="difference: effect is head - base in `unit`; ratio: head / base - 1, a share; count: head - base"
-        ),
+        Meta(description="effect is head - base in `unit`; ratio: head / base - 1, a share; count: head - base"),
     ] = "count"
     effect: Annotated[float | None, Meta(description="Estimate; null where there is none")] = None
     low: Annotated[float | None, Meta(description="95 % interval, lower end; null for counts")] = None

@@ -31,7 +31,7 @@ from bench.metrics import Summary, Unfinished
 from bench.progress import Progress
 from bench.report import build
 from bench.scenario import Arm, Contrast, Scenario, Tree
-from bench.scenario_toml import ScenarioError
+from bench.scenario_toml import ScenarioError, check_commands
 from bench.trial import TrialError
 
 TOTALS = {"ttft_excess": "ttft", "gap_excess": "icl"}
@@ -92,11 +92,13 @@ def run(request: Request, told: Callable[[str], None]) -> tuple[Gate, Path]:
         commands = {"base": request.base_command, "head": request.head_command}
         foreign = bool(base.command) and any("{upstream}" not in command for command in commands.values())
         arms = {
-            name: {side: _arm(arm, built.get(side), commands[side]) for side in SIDES}
+            name: {side: _arm(arm, built.get(side), side, commands[side]) for side in SIDES}
             for name, arm in template.arms.items()
         }
         gate = _Gate(request, template, told, arms, TOTALS if foreign else {})
-        folder = experiment.new_folder(request.results, _scenario(gate, list(arms)))
+        scenario = _scenario(gate, list(arms))
+        check_commands(scenario, template.name)
+        folder = experiment.new_folder(request.results, scenario)
         same = built and not request.always and sides.same_program(built["base"].tree, built["head"].tree)
         if same:
             rows: list[Row] = []
@@ -158,10 +160,13 @@ def _sides(request: Request, told: Callable[[str], None]) -> Iterator[tuple[Side
         yield base.side, head.side, {"base": base, "head": head}
 
 
-def _arm(arm: Arm, built: Built | None, command: str) -> Arm:
+def _arm(arm: Arm, built: Built | None, side: str, command: str) -> Arm:
     if built is not None:
         return msgspec.structs.replace(arm, tree=Tree(str(built.tree), str(built.python)))
-    return msgspec.structs.replace(arm, command=command)
+    try:
+        return msgspec.structs.replace(arm, command=command)
+    except ValueError as error:
+        raise ScenarioError(f"--{side}-cmd: {error}") from None
 
 
 def _scenario(gate: _Gate, names: Sequence[str], *, again: bool = False) -> Scenario:

@@ -51,13 +51,13 @@ def cache() -> Path:
 
 
 def repository(where: Path) -> Path:
-    """The top of the checkout that `where` is in. Raises `SideError` when it is in none, or in one of something else."""
+    """The top of the checkout that `where` is in. Raises `SideError` when it is in none, or in another project's."""
     top = Path(_git(where, "rev-parse", "--show-toplevel").strip())
     for needed in (*RUNS, LOCK):
         if not (top / needed).exists():
             raise SideError(
-                f"{top}: no checkout of tokenwire ({needed} is missing); to gate servers of your own give --base-cmd and "
-                "--head-cmd"
+                f"{top}: no checkout of tokenwire ({needed} is missing); to gate servers of your own give --base-cmd "
+                "and --head-cmd"
             )
     return top
 
@@ -77,7 +77,7 @@ def same_program(base: Path, head: Path) -> bool:
 
 
 def _contents(path: Path) -> dict[str, str]:
-    """Every file under a path, or the file itself, by its name from there: Python as its syntax tree, else the bytes."""
+    """Every file under a path, or the file itself, by its name from there: Python as its syntax tree, else a hash."""
     files = (
         sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if path.is_dir() else [path]
     )
@@ -108,7 +108,8 @@ def _base(top: Path, ref: str) -> _Tree:
         commit = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").strip()
     except SideError:
         raise SideError(
-            f"--base {ref}: no such revision here; give a branch, tag or commit that has been fetched, such as origin/main"
+            f"--base {ref}: no such revision here; give a branch, tag or commit that has been fetched, such as "
+            "origin/main"
         ) from None
     folder = cache() / "trees"
     path = folder / commit

@@ -109,8 +109,8 @@ def read(path: Path = DEFAULT) -> Thresholds:
     deciding = [name for name, timing in tables["timing"].items() if timing.role == "gate"]
     if not 1 <= len(deciding) <= OPTIONAL["primary"]:
         raise ScenarioError(
-            f"{where}: timing: {len(deciding)} with role = 'gate'; 1 to {OPTIONAL['primary']} are allowed, because each "
-            "one more makes all of them harder to decide"
+            f"{where}: timing: {len(deciding)} with role = 'gate'; 1 to {OPTIONAL['primary']} are allowed, because "
+            "each one more makes all of them harder to decide"
         )
     return Thresholds(
         where=where,
@@ -136,7 +136,7 @@ def scenario_of(thresholds: Thresholds, size: str, overrides: list[str]) -> Scen
         raise ScenarioError(f"{thresholds.scenario}: experiment.networks: a gate runs over one network; name one")
     if scenario.experiment.blocks < FEWEST_BLOCKS:
         raise ScenarioError(
-            f"experiment.blocks = {scenario.experiment.blocks}: a gate needs at least {FEWEST_BLOCKS}, or it cannot decide"
+            f"experiment.blocks = {scenario.experiment.blocks}: a gate needs at least {FEWEST_BLOCKS} to decide"
         )
     arms = wanted.arms or list(scenario.arms)
     for arm in arms:

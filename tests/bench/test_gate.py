@@ -209,6 +209,25 @@ def test_not_worse_is_one_sided() -> None:
     assert finding_of(comparison(-0.01, 0.01, blocks=7), 0.03) == "inconclusive", "too few blocks"
 
 
+@pytest.mark.parametrize(
+    ("gone", "decision", "words"),
+    [
+        (("head",), "regression", "no figure of head."),
+        (("base", "head"), "inconclusive", "no figure of base and head; leave the arm out"),
+        (("base",), "inconclusive", "no figure of base; leave the arm out"),
+    ],
+)
+def test_what_was_not_there_to_compare_does_not_pass(gone: tuple[str, ...], decision: str, words: str) -> None:
+    made: Any = Run(SCENARIO, np.random.default_rng(1), {})
+    away = {arm_of(NAMES[1], side) for side in gone}
+    made.values = [v for v in made.values if v.arm not in away]
+    contrasts = {name: Contrast(arm_of(name, "base"), arm_of(name, "head")) for name in NAMES}
+    made.conclusions = conclude(made, contrasts, SCENARIO.primary, set(range(1, 11)))
+    decided, reasons = decide(JUDGE.rows(made))
+    assert decided == decision
+    assert words in reasons[0]
+
+
 # The second run.
 
 
@@ -342,6 +361,8 @@ def test_a_threshold_below_the_noise_floor_is_refused(tmp_path: Path, monkeypatc
         ([], "what is compared?"),
         (["--base", "HEAD", "--base-cmd", "x"], "give one or the other"),
         (["--base-cmd", "x {port}"], "what is compared?"),
+        (["--base-cmd", "x --port {port}", "--head-cmd", "y"], "--head-cmd: command"),
+        (["--base-cmd", "x {port}", "--head-cmd", "y {port}", "--set", "experiment.tls=true"], "tls"),
         (["--base", "HEAD", "--size", "huge"], "--size huge: thresholds.toml has no such size"),
         (["--base", "HEAD", "--thresholds", "/none/such"], "/none/such: cannot be read"),
         (["--base", "HEAD", "--set", "experiment.blocks=3"], "experiment.blocks = 3"),
@@ -429,8 +450,8 @@ def with_head(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     monkeypatch.setattr(sides, "trees", Both)
     real = gating._arm
 
-    def arm(one: Any, built: Any, command: str) -> Any:
-        found = real(one, built, command)
+    def arm(one: Any, built: Any, side: str, command: str) -> Any:
+        found = real(one, built, side, command)
         return msgspec.structs.replace(found, **changed) if built is pair[1] else found
 
     monkeypatch.setattr(gating, "_arm", arm)

@@ -40,7 +40,7 @@ def test_shipped_scenarios_load(name: str) -> None:
 
 def test_the_expected_scenarios_are_shipped() -> None:
     load_ = {"duel", "chat", "first-token", "firehose", "long-answer", "cjk", "capacity", "connect-storm", "warm-turns"}
-    trouble = {"idle-crowd", "flaky", "restart-storm", "slow-readers", "leavers", "distance", "crosscheck"}
+    trouble = {"idle-crowd", "flaky", "restart-storm", "slow-readers", "leavers", "distance", "crosscheck", "gate"}
     assert set(shipped()) == load_ | trouble
 
 
