@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from bench.gate.cli import gate
+from bench.stored_cli import compare, history
 
 if TYPE_CHECKING:
     from bench.metrics import Summary
@@ -206,9 +207,6 @@ def _new_folder(results: Path, scenario: Scenario) -> Path:
         _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
 
 
-app.command()(gate)
-
-
 @app.command()
 def aa(
     scenario: Annotated[str, typer.Argument(help="A shipped scenario or the path of a TOML file.")] = "duel",
@@ -338,6 +336,11 @@ def report_(
     shown = _show_set(folder) if netset.is_set(folder) else _show(folder)
     if isinstance(shown, str):
         _fail(shown, USAGE)
+
+
+app.command()(gate)
+app.command()(compare)
+app.command()(history)
 
 
 @app.command()

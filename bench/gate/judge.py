@@ -139,9 +139,10 @@ def finding_of(c: Comparison, smallest_effect: float) -> Finding:
     A measure that decides has been tested, with Holm's correction; one that is advice goes by its 95 % interval. Not
     worse is what lies with 95 % confidence below the smallest effect: how much better it may be does not matter.
     """
-    if len(c.blocks) < FEWEST_BLOCKS or None in (c.low, c.high, c.low90, c.high90):
+    bounds = [bound for bound in (c.low, c.high, c.low90, c.high90) if bound is not None]
+    if len(c.blocks) < FEWEST_BLOCKS or len(bounds) < 4:
         return "inconclusive"
-    assert c.low is not None and c.high is not None and c.low90 is not None and c.high90 is not None
+    low, high, low90, high90 = bounds
     ratio = c.scale == "ratio"
     bound = math.log1p(smallest_effect) if ratio else smallest_effect
     sign = -1.0 if c.more_is_better else 1.0
@@ -149,11 +150,11 @@ def finding_of(c: Comparison, smallest_effect: float) -> Finding:
     def worse(value: float) -> float:
         return sign * (math.log1p(value) if ratio else value)
 
-    if c.verdict == "slower" or (not c.primary and min(worse(c.low), worse(c.high)) > bound):
+    if c.verdict == "slower" or (not c.primary and min(worse(low), worse(high)) > bound):
         return "regression"
-    if c.verdict == "faster" or (not c.primary and max(worse(c.low), worse(c.high)) < -bound):
+    if c.verdict == "faster" or (not c.primary and max(worse(low), worse(high)) < -bound):
         return "improvement"
-    return "same" if max(worse(c.low90), worse(c.high90)) < bound else "inconclusive"
+    return "same" if max(worse(low90), worse(high90)) < bound else "inconclusive"
 
 
 def _sentence(c: Comparison, title: str, where: str, smallest: float, finding: Finding) -> str:

@@ -89,7 +89,8 @@ class Gate(msgspec.Struct, frozen=True):
     tokenwire: Annotated[str, Meta(description="Version of the driver that measured both")]
     created: Annotated[str, Meta(description="ISO 8601, UTC")]
     seconds: Annotated[float, Meta(description="How long it took", extra_json_schema={"unit": "s"})]
-    size: Annotated[str, Meta(description="default, small, or the name of the scenario")]
+    size: Annotated[str, Meta(description="A size of the thresholds: default, small")]
+    options: Annotated[list[str], Meta(description="Besides these: --thresholds and --set, as they were given")]
     decision: Annotated[Decision, Meta(description="What it comes to")]
     exit_code: Annotated[
         int, Meta(description="0 pass, 1 regression, 3 invalid, 4 inconclusive; as counted by --inconclusive")

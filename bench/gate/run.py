@@ -26,7 +26,7 @@ from bench.gate.judge import (
 )
 from bench.gate.result import CODES, FORMAT, Decision, Gate, Row, Side
 from bench.gate.sides import Built
-from bench.gate.thresholds import Thresholds, scenario_of
+from bench.gate.thresholds import DEFAULT, Thresholds, scenario_of
 from bench.metrics import Summary, Unfinished
 from bench.progress import Progress
 from bench.report import build
@@ -114,6 +114,7 @@ def run(request: Request, told: Callable[[str], None]) -> tuple[Gate, Path]:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - began, 1),
             size=request.size,
+            options=_options(request),
             decision=decision,
             exit_code=_code(decision, request.inconclusive),
             reasons=reasons,
@@ -128,6 +129,11 @@ def run(request: Request, told: Callable[[str], None]) -> tuple[Gate, Path]:
         ),
         folder,
     )
+
+
+def _options(request: Request) -> list[str]:
+    own = [] if request.thresholds.path == DEFAULT else ["--thresholds", str(request.thresholds.path)]
+    return [*own, *(word for override in request.overrides for word in ("--set", override))]
 
 
 def _code(decision: Decision, inconclusive: str) -> int:
@@ -242,7 +248,8 @@ def _experiment(gate: _Gate, names: Sequence[str], folder: Path, *, again: bool 
     request = gate.request
     scenario = _scenario(gate, names, again=again)
     gate.runs.append(folder)
-    command = ["gate", *(["--base", request.base] if request.base else []), "--size", request.size]
+    of = ["--base", request.base] if request.base else []
+    command = ["gate", *of, "--size", request.size, *_options(request)]
     try:
         with Progress(scenario) as progress:
             state = experiment.run(

@@ -75,6 +75,7 @@ class Micro(Table, frozen=True):
 class Thresholds(msgspec.Struct, frozen=True):
     """A whole file."""
 
+    path: Path
     where: str
     """The file, for people."""
     scenario: str
@@ -113,6 +114,7 @@ def read(path: Path = DEFAULT) -> Thresholds:
             "each one more makes all of them harder to decide"
         )
     return Thresholds(
+        path=path,
         where=where,
         scenario=convert(raw.get("scenario", "gate"), str, where, "scenario"),
         sizes=tables["sizes"],

@@ -266,6 +266,7 @@ def _gate(decision: Decision, reasons: list[str], rows: list[Row], changes: dict
         "created": "2026-11-23T10:15:00+00:00",
         "seconds": 486.2,
         "size": "small",
+        "options": [],
         "decision": decision,
         "exit_code": CODES[decision],
         "reasons": reasons,

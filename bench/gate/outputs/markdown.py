@@ -188,7 +188,7 @@ def _command(gate: Gate) -> str:
     words = ["tokenwire", "gate"]
     words += ["--base-cmd", gate.base.command] if gate.base.command else ["--base", gate.base.revision[:12]]
     words += ["--head-cmd", gate.head.command] if gate.head.command else []
-    words += ["--size", gate.size] if gate.size in ("default", "small") else []
+    words += ["--size", gate.size, *gate.options]
     return plain(shlex.join(words), _COMMAND)
 
 
