@@ -99,7 +99,7 @@ def recorded_arms(scenario: Scenario) -> dict[str, Arm]:
 def record(blocks: int, results: Path) -> bool:
     """Run every arm, side by side, so many blocks."""
     thresholds = read()
-    scenario = scenario_of(thresholds, "default", [f"experiment.blocks={blocks}"])
+    scenario = scenario_of(thresholds, "default", [])
     arms = recorded_arms(scenario)
     wanted = msgspec.structs.replace(
         scenario,
@@ -107,6 +107,7 @@ def record(blocks: int, results: Path) -> bool:
         title="Planted changes: what is in each arm is known, so is what the gate should say",
         arms=arms,
         contrasts={"itself": Contrast(f"{STREAM}-control", f"{STREAM}-itself")},
+        experiment=msgspec.structs.replace(scenario.experiment, blocks=blocks),
     )
     folder = experiment.new_folder(results, wanted)
     with Progress(wanted) as progress:
