@@ -221,7 +221,7 @@ class _Course:
         voided = sum(entry["why"] == "validity" for entry in self._info["voids"])
         wanted = self._scenario.experiment
         planned = wanted.blocks if wanted.budget_s is None else self._precision.blocks + voided
-        return voided_too_many(voided, planned)
+        return voided_too_many(voided, planned, wanted.most_void)
 
     def _block(self) -> None:
         block = len(self._info["order"]) + 1

@@ -279,6 +279,8 @@ class Experiment(Table, frozen=True):
     """Every block runs each arm once, side by side with the others, in random order. Not used with `budget_s`."""
     budget_s: Seconds | None = None
     """Run blocks until the intervals of the primary measures are narrow enough, or this time does not hold another."""
+    most_void: Annotated[float, Meta(ge=0, le=100)] = 0.25
+    """Blocks that may be void, as a share of those planned, before the run is given up as invalid."""
     roofline: bool = True
     """Before the blocks, run each protocol once on the server stack without a library, for the machine's ceiling."""
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 1

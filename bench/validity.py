@@ -349,12 +349,12 @@ def seen(facts: Facts, scenario: Facts, siblings: Sequence[Facts] = ()) -> list[
     ]
 
 
-def voided_too_many(voided: int, planned: int) -> bool:
-    """Whether so many blocks were void that this machine cannot carry the run: over a quarter of those planned.
+def voided_too_many(voided: int, planned: int, share: float) -> bool:
+    """Whether so many blocks were void that this machine cannot carry the run: over this share of those planned.
 
     One void block is bad luck, whatever the plan.
     """
-    return voided > max(1.0, planned / 4)
+    return voided > max(1.0, planned * share)
 
 
 def shown(value: float, unit: str) -> str:

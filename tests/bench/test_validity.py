@@ -214,7 +214,8 @@ def test_breach_carries_what_was_seen() -> None:
     [(1, 1, False), (1, 2, False), (2, 4, True), (2, 8, False), (3, 8, True), (2, 2, True), (0, 10, False)],
 )
 def test_voided_too_many(voided: int, planned: int, too_many: bool) -> None:
-    assert voided_too_many(voided, planned) is too_many
+    assert voided_too_many(voided, planned, 0.25) is too_many
+    assert not voided_too_many(voided, planned, 1.0)
 
 
 def test_rules_are_told_apart() -> None:

@@ -1,13 +1,14 @@
 """Does the gate fail what it should, and nothing else? Gates made again and again from recorded blocks, and real ones.
 
-    python -m tests.experiments.gates record [BLOCKS]        # one run of every arm below; 40 blocks if not said
+    python -m tests.experiments.gates record [TIME]          # every arm below, side by side, for 60m if not said
     python -m tests.experiments.gates resample SIZE RUN...   # gates of that size made of its blocks: how many fail?
     python -m tests.experiments.gates live KIND SIZE         # `tokenwire gate` on a clone of this with that change
     python -m tests.experiments.gates kinds                  # the kinds of change
 
 A gate is made by drawing blocks for its first run and as many others for its confirmation, none twice, and judging them
-by the gate's own code. Between a revision and itself, which trial is called head is drawn too. Prints a table; exit
-code 1 when a rate is not as stated.
+by the gate's own code. A block counts for an arm where both its trials are valid, as a block of the gate has no others.
+Between a revision and itself, which trial is called head is drawn too. Prints a table; exit code 1 when a rate is not
+as stated.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from bench.metrics import Account, Summary, Value, summarize
 from bench.progress import Progress
 from bench.record import Run, read_run
 from bench.scenario import Arm, Contrast, Scenario
-from bench.verdict import conclude, whole_blocks
+from bench.validity import breaches
+from bench.verdict import conclude
 from servers.plant import Plant
 
 GATES = 500
@@ -65,12 +67,12 @@ def _default(plant: str) -> tuple[str, str]:
 
 
 KINDS = {
-    "itself": Kind(_both(), False, ("", ""), frozenset(), 0.01),
+    "itself": Kind({STREAM: Plant(), MESSAGE: Plant(), OTHER: Plant()}, False, ("", ""), frozenset(), 0.01),
     # A token costs these servers about 11 µs in the phase without pacing; of a live plant 0.3 µs are its mere presence.
     "cpu-5": Kind(_both(cpu_us=0.55), False, _default("cpu_us=0.25"), frozenset({"cpu_server"}), 0.9),
-    "cpu-10": Kind(_both(cpu_us=1.1), False, _default("cpu_us=0.8"), frozenset({"cpu_server"}), 0.99),
+    "cpu-10": Kind({STREAM: Plant(cpu_us=1.1)}, False, _default("cpu_us=0.8"), frozenset({"cpu_server"}), 0.99),
     "delay-2": Kind(
-        _both(first_delay_ms=2), False, _default("first_delay_ms=2"), frozenset({"ttft_excess"}), 0.99
+        {MESSAGE: Plant(first_delay_ms=2)}, False, _default("first_delay_ms=2"), frozenset({"ttft_excess"}), 0.99
     ),
     "split": Kind(
         {STREAM: Plant(split_writes=True)}, False, _default("split_writes=True"), frozenset({"segments"}), 1.0
@@ -79,7 +81,7 @@ KINDS = {
         {MESSAGE: Plant()}, True, ("compression: bool | None = None", "compression: bool | None = True"),
         frozenset({"cpu_server", "wire_bytes"}), 0.99,
     ),
-    "drop": Kind(_both(drop_every=10_000), False, _default("drop_every=10_000"), frozenset({"lost"}), 1.0),
+    "drop": Kind({STREAM: Plant(drop_every=10_000)}, False, _default("drop_every=10_000"), frozenset({"lost"}), 1.0),
 }  # fmt: skip
 
 
@@ -89,15 +91,16 @@ def recorded_arms(scenario: Scenario) -> dict[str, Arm]:
     for name, arm in scenario.arms.items():
         arms[f"{name}-control"] = msgspec.structs.replace(arm, plant=Plant())
         for kind, change in KINDS.items():
-            plant = change.plants.get(name, Plant() if kind == "itself" else None)
-            if plant is not None:
+            if name in change.plants:
                 compression = True if change.compression else None
-                arms[f"{name}-{kind}"] = msgspec.structs.replace(arm, plant=plant, compression=compression)
+                arms[f"{name}-{kind}"] = msgspec.structs.replace(
+                    arm, plant=change.plants[name], compression=compression
+                )
     return arms
 
 
-def record(blocks: int, results: Path) -> bool:
-    """Run every arm, side by side, so many blocks."""
+def record(budget_s: float, results: Path) -> bool:
+    """Run every arm, side by side, for so long."""
     thresholds = read()
     scenario = scenario_of(thresholds, "default", [])
     arms = recorded_arms(scenario)
@@ -107,7 +110,8 @@ def record(blocks: int, results: Path) -> bool:
         title="Planted changes: what is in each arm is known, so is what the gate should say",
         arms=arms,
         contrasts={"itself": Contrast(f"{STREAM}-control", f"{STREAM}-itself")},
-        experiment=msgspec.structs.replace(scenario.experiment, blocks=blocks),
+        primary={},  # nothing ends it sooner
+        experiment=msgspec.structs.replace(scenario.experiment, budget_s=budget_s, most_void=100.0),
     )
     folder = experiment.new_folder(results, wanted)
     with Progress(wanted) as progress:
@@ -133,8 +137,9 @@ class Made:
 
 
 class Block(NamedTuple):
-    """What is known of one block: the figures the gate looks at, by arm."""
+    """What is known of one block: the arms whose trial is valid, and the figures the gate looks at, by arm."""
 
+    valid: set[str]
     values: dict[str, list[Value]]
     accounts: dict[str, list[Account]]
 
@@ -145,13 +150,13 @@ def recorded(folders: Iterable[Path], thresholds: Thresholds) -> tuple[list[Bloc
     blocks, last = [], None
     for folder in folders:
         run = read_run(folder)
-        void = {entry["block"] for entry in run.info["voids"]}
+        plain = run.info["scenario"]
         for number in range(1, len(run.info["order"]) + 1):
             trials = [trial for trial in run.trials if trial.facts["block"] == number]
-            if number in void or {t.facts["arm"] for t in trials} != set(run.info["scenario"]["arms"]):
-                continue
+            if {t.facts["arm"] for t in trials} != set(plain["arms"]):
+                continue  # it was stopped in it
             last = summarize(Run(run.path, run.info, trials, []))
-            assert whole_blocks(last) == {number}
+            valid = {t.facts["arm"] for t in trials if not breaches(t.facts, plain)}
             values: dict[str, list[Value]] = {}
             for v in last.values:
                 if (v.phase, v.measure, v.statistic) in looked_at or MEASURES[v.measure].scale == "exact":
@@ -159,49 +164,47 @@ def recorded(folders: Iterable[Path], thresholds: Thresholds) -> tuple[list[Bloc
             accounts: dict[str, list[Account]] = {}
             for account in last.accounts:
                 accounts.setdefault(account.arm, []).append(account)
-            blocks.append(Block(values, accounts))
+            blocks.append(Block(valid, values, accounts))
     assert last is not None, "no whole block"
     return blocks, last
 
 
-def made(blocks: Sequence[Block], sides: Mapping[str, Sequence[str]], phases: Any) -> Made:
-    """What a gate would have of some blocks. `sides` is, by arm of the gate, which recorded arm it is in each block."""
+def made(sides: Mapping[str, Sequence[tuple[Block, str]]], phases: Any) -> Made:
+    """What a gate would have. `sides` is, by arm of the gate, of which block and recorded arm each of its trials is."""
     values, accounts = [], []
-    for arm, names in sides.items():
+    for arm, trials in sides.items():
         found: dict[tuple[str, ...], list[Value]] = {}
-        for block, name in zip(blocks, names, strict=True):
+        totals: dict[str, Account] = {}
+        for block, name in trials:
             for v in block.values[name]:
                 found.setdefault((v.phase, v.temperature, v.measure, v.statistic), []).append(v)
-        for some in found.values():
-            if len(some) < len(blocks):
-                continue
-            figures = [v.per_trial[0] for v in some]
-            values.append(
-                msgspec.structs.replace(
-                    some[0], arm=arm, per_trial=figures, blocks=list(range(1, len(some) + 1)),
-                    per_slice=[v.per_slice[0] for v in some if v.per_slice],
-                    median=float(np.median(figures)), min=min(figures), max=max(figures),
-                )
-            )  # fmt: skip
-        for phase in {account.phase for account in blocks[0].accounts[names[0]]}:
-            mine = [
-                a for block, name in zip(blocks, names, strict=True) for a in block.accounts[name] if a.phase == phase
-            ]
-            total = Account(phase, arm)
-            for one in mine:
+            for one in block.accounts[name]:
+                total = totals.setdefault(one.phase, Account(one.phase, arm))
                 for key in ("streams", "tokens", "lost", "repeated", "reordered", "corrupted"):
                     setattr(total, key, getattr(total, key) + getattr(one, key))
-                for outcome, count in one.outcomes.items():
-                    total.outcomes[outcome] = total.outcomes.get(outcome, 0) + count
-            accounts.append(total)
+                for outcome, number in one.outcomes.items():
+                    total.outcomes[outcome] = total.outcomes.get(outcome, 0) + number
+        accounts += totals.values()
+        for some in found.values():
+            if len(some) == len(trials):
+                figures = [v.per_trial[0] for v in some]
+                slices = [v.per_slice[0] for v in some if v.per_slice]
+                values.append(
+                    msgspec.structs.replace(
+                        some[0], arm=arm, per_trial=figures, per_slice=slices,
+                        blocks=list(range(1, len(some) + 1)),
+                        median=float(np.median(figures)), min=min(figures), max=max(figures),
+                    )
+                )  # fmt: skip
     return Made(values, accounts, phases)
 
 
-def rows_of(blocks: Sequence[Block], sides: Mapping[str, Sequence[str]], judge: Judge, phases: Any) -> list[Row]:
-    """What the gate would find in some blocks."""
-    summary: Any = made(blocks, sides, phases)
+def rows_of(sides: Mapping[str, Sequence[tuple[Block, str]]], judge: Judge, phases: Any) -> list[Row]:
+    """What the gate would find."""
+    summary: Any = made(sides, phases)
     contrasts = {name: Contrast(*(arm_of(name, side) for side in SIDES)) for name in judge.scenario.arms}
-    summary.conclusions = conclude(summary, contrasts, judge.scenario.primary, set(range(1, len(blocks) + 1)))
+    blocks = judge.scenario.experiment.blocks
+    summary.conclusions = conclude(summary, contrasts, judge.scenario.primary, set(range(1, blocks + 1)))
     return judge.rows(summary)
 
 
@@ -213,38 +216,48 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
     judge = Judge(thresholds, scenario, {})
     blocks, summary = recorded(folders, thresholds)
     rng = np.random.default_rng(6)
-    good = len(blocks) >= 40
-    of = f"{len(blocks)} blocks of {len(folders)} runs"
-    print(f"{GATES} gates of {count} blocks and {len(scenario.arms)} arms, from {of}")
+    print(
+        f"{GATES} gates of {count} blocks and {len(scenario.arms)} arms, from {len(blocks)} blocks of "
+        f"{len(folders)} runs"
+    )
+    good = True
     for kind, change in KINDS.items():
+        variants = {name: f"{name}-{kind if name in change.plants else 'itself'}" for name in scenario.arms}
+        usable = {
+            name: [block for block in blocks if {f"{name}-control", variant} <= block.valid]
+            for name, variant in variants.items()
+        }
         ends: Counter[str] = Counter()
         named: Counter[str] = Counter()
-        first_only = right = 0
+        suspected = right = 0
         for _ in range(GATES):
-            drawn = rng.choice(len(blocks), 2 * count, replace=False)
-            swap = rng.random(2 * count) < 0.5 if kind == "itself" else np.zeros(2 * count, bool)
-            runs = []
-            for part in (slice(0, count), slice(count, None)):
-                sides: dict[str, list[str]] = {}
-                for name in scenario.arms:
-                    own = kind if name in change.plants else "itself"
-                    pair = f"{name}-control", f"{name}-{own}"
-                    sides[arm_of(name, "base")] = [pair[int(s)] for s in swap[part]]
-                    sides[arm_of(name, "head")] = [pair[1 - int(s)] for s in swap[part]]
-                runs.append(rows_of([blocks[i] for i in drawn[part]], sides, judge, summary.phases))
-            first_only += bool(suspects(runs[0]))
-            rows = confirm(runs[0], runs[1])
-            decision, _ = decide(rows)
+            runs: list[list[Row]] = [[], []]
+            drawn = {name: rng.choice(len(some), 2 * count, replace=False) for name, some in usable.items()}
+            for part, rows in zip((slice(0, count), slice(count, None)), runs, strict=True):
+                sides: dict[str, list[tuple[Block, str]]] = {}
+                for name, variant in variants.items():
+                    swap = rng.random(count) < 0.5 if kind == "itself" else np.zeros(count, bool)
+                    pair = f"{name}-control", variant
+                    mine = [usable[name][i] for i in drawn[name][part]]
+                    sides[arm_of(name, "base")] = [(block, pair[int(s)]) for block, s in zip(mine, swap, strict=True)]
+                    sides[arm_of(name, "head")] = [
+                        (block, pair[1 - int(s)]) for block, s in zip(mine, swap, strict=True)
+                    ]
+                rows += rows_of(sides, judge, summary.phases)
+            suspected += bool(suspects(runs[0]))
+            confirmed = confirm(runs[0], runs[1])
+            decision, _ = decide(confirmed)
             ends[decision] += 1
-            worse = {row.measure for row in rows if row.decides and row.finding == "regression"}
+            worse = {row.measure for row in confirmed if row.decides and row.finding == "regression"}
             named.update(worse)
             right += bool(worse & change.found)
-        share = ends["regression"] / GATES
-        fine = share <= change.caught if kind == "itself" else right / GATES >= change.caught
-        good &= fine
+        failed = ends["regression"] / GATES
+        fine = failed <= change.caught if kind == "itself" else right / GATES >= change.caught
+        good &= fine and min(map(len, usable.values())) >= 40
         words = ", ".join(f"{end} {n / GATES:.1%}" for end, n in ends.most_common())
         told = ", ".join(f"{measure} {n / GATES:.1%}" for measure, n in named.most_common()) or "nothing"
-        print(f"  {kind:8} {words}; a first run suspects {first_only / GATES:.1%}; named: {told}", end="")
+        of = "/".join(str(len(some)) for some in usable.values())
+        print(f"  {kind:8} {words}; a first run suspects {suspected / GATES:.1%}; named: {told}; blocks {of}", end="")
         print("" if fine else "  <-- not as stated")
     return good
 
@@ -287,7 +300,7 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out one of the commands above; 0 as stated, 1 not, 2 wrong usage."""
     match list(arguments):
         case ["record", *given] if len(given) <= 1:
-            return int(not record(int(given[0]) if given else 40, Path("results")))
+            return int(not record(60 * float(given[0].rstrip("m")) if given else 3600, Path("results")))
         case ["resample", size, *folders] if folders:
             return int(not resample(size, [Path(folder) for folder in folders]))
         case ["live", kind, size] if kind in KINDS or kind in ("comment", "docs"):
