@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from bench.files import write_whole
 from bench.network import between
 from bench.precision import Precision, Width
 from bench.record import FORMAT, ROOFLINE, RUN_FILE, TRIALS, RecordError, Trial, read_run
-from bench.scenario import Arm, Scenario
+from bench.scenario import Arm, Contrast, Scenario
 from bench.scenario_toml import find
 from bench.trial import Cores, Place, TrialError, run_block
 from bench.validity import breaches, reasons, voided_too_many
@@ -48,11 +49,20 @@ class Watcher(Protocol):
         """The user asked to stop; the block under way is finished first."""
 
 
-def block_order(arms: Sequence[str], block: int, seed: int) -> list[str]:
-    """The order of the arms within a block, random but the same for the same seed."""
-    order = list(arms)
-    random.Random(f"{seed}/{block}").shuffle(order)
-    return order
+def block_order(arms: Sequence[str], block: int, seed: int, contrasts: Sequence[Contrast] = ()) -> list[str]:
+    """The order of the arms within a block, random but the same for the same seed.
+
+    Two arms that are compared with each other, and with no others, stand side by side: so their slices do in time.
+    """
+    compared = Counter(arm for contrast in contrasts for arm in (contrast.baseline, contrast.other))
+    pairs = [[c.baseline, c.other] for c in contrasts if compared[c.baseline] == compared[c.other] == 1]
+    paired = {arm for pair in pairs for arm in pair}
+    groups = [*([arm] for arm in arms if arm not in paired), *pairs]
+    rng = random.Random(f"{seed}/{block}")
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+    return [arm for group in groups for arm in group]
 
 
 def new_folder(results: Path, scenario: Scenario) -> Path:
@@ -225,7 +235,8 @@ class _Course:
 
     def _block(self) -> None:
         block = len(self._info["order"]) + 1
-        order = block_order(list(self._scenario.arms), block, self._info["seed"])
+        arms, contrasts = list(self._scenario.arms), list(self._scenario.contrasts.values())
+        order = block_order(arms, block, self._info["seed"], contrasts)
         self._info["order"].append(order)
         self._save("running")
         first = (block - 1) * len(order) + 1

@@ -288,7 +288,7 @@ def told_differently(summary: Summary, arms: Iterable[str]) -> list[str]:
             ("setting", _flat(base.server_settings), _flat(head.server_settings)),
             ("version of", base.server_versions, head.server_versions),
         ):
-            for key in sorted({*a, *b}):
+            for key in sorted({*a, *b} - {"command"}):  # which the user gave
                 if a.get(key) != b.get(key):
                     told = f"{what} {key}: {_word(b.get(key))}, base {_word(a.get(key))}"
                     notes.setdefault(told, []).append(name)

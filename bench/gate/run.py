@@ -162,6 +162,8 @@ def _sides(request: Request, told: Callable[[str], None]) -> Iterator[tuple[Side
         )
         return
     top = sides.repository(Path.cwd())
+    if Path(__file__).parents[2] != top:
+        told(f"the driver is that of the tokenwire that was called, in {Path(__file__).parents[2]}, and not of {top}")
     with sides.trees(top, request.base, told) as (base, head):
         yield base.side, head.side, {"base": base, "head": head}
 

@@ -29,7 +29,10 @@ class Size(Table, frozen=True):
     blocks: Annotated[int, Meta(ge=FEWEST_BLOCKS, le=1000)]
     arms: Annotated[list[str], Meta(min_length=1)] | None = None
     """Of the scenario; unset takes all."""
+    set: tuple[str, ...] = ()
+    """KEY=VALUE for the scenario, as for --set, which goes before these."""
     micro: bool = True
+    """Whether the hot paths are timed."""
 
 
 class Timing(Table, frozen=True):
@@ -133,7 +136,7 @@ def scenario_of(thresholds: Thresholds, size: str, overrides: list[str]) -> Scen
     if size not in thresholds.sizes:
         raise ScenarioError(f"--size {size}: {where} has no such size; {choices(size, thresholds.sizes)}")
     wanted = thresholds.sizes[size]
-    scenario = load(thresholds.scenario, [f"experiment.blocks={wanted.blocks}", *overrides])
+    scenario = load(thresholds.scenario, [f"experiment.blocks={wanted.blocks}", *wanted.set, *overrides])
     if len(scenario.experiment.networks) > 1:
         raise ScenarioError(f"{thresholds.scenario}: experiment.networks: a gate runs over one network; name one")
     if scenario.experiment.blocks < FEWEST_BLOCKS:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench import experiment
+from bench import experiment, floor, machine
 from bench.cli import app
 from bench.gate import run as gating
 from bench.gate import sides, thresholds
@@ -23,7 +23,7 @@ from bench.gate.sides import Built, Side
 from bench.gate.thresholds import read, scenario_of
 from bench.metrics import Account, Arm, Comparison, Value
 from bench.scenario import Contrast, Scenario
-from bench.scenario_toml import ScenarioError
+from bench.scenario_toml import ScenarioError, load
 from bench.verdict import conclude
 from servers.plant import Plant
 
@@ -342,14 +342,17 @@ def test_thresholds_that_do_not_fit_the_scenario(tmp_path: Path, old: str, new: 
     assert words in str(raised.value)
 
 
-def test_a_threshold_below_the_noise_floor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gating.floor, "floors", lambda _results, _scenario: {"cpu": 0.0412, "gaps": 0.1})
+def test_a_threshold_below_the_noise_floor_is_refused(tmp_path: Path) -> None:
+    """The floor that `tokenwire aa gate` would have left, of differences of 5 % either way."""
+    work = floor.work_of(floor.against_itself(load("gate"), None, "gate"))
+    key = floor.key_of("firehose", "all", "cpu_server", "value")
+    floor.remember(tmp_path, floor.Noise("aa-gate", machine.describe(), work, "sse-aiohttp", {key: [0.05, -0.05] * 5}))
     request = gating.Request(read(), "default", [], tmp_path, base="HEAD")
-    with pytest.raises(
-        ScenarioError, match=r"timing\.cpu\.smallest_effect = 0\.03: .* use at least 0\.042, or more blocks"
-    ):
+    with pytest.raises(ScenarioError, match=r"timing\.cpu\.smallest_effect = 0\.03: .* or more blocks") as raised:
         gating.run(request, print)
-    assert list(tmp_path.iterdir()) == []
+    lowest = float(str(raised.value).partition("use at least ")[2].partition(",")[0])
+    assert 0.03 < lowest < 0.06
+    assert [path.name for path in tmp_path.iterdir()] == [floor.FILE]
 
 
 # The command.

@@ -2,7 +2,7 @@
 
     python -m tests.experiments.gates record [TIME]          # every arm below, side by side, for 60m if not said
     python -m tests.experiments.gates resample SIZE RUN...   # gates of that size made of its blocks: how many fail?
-    python -m tests.experiments.gates live KIND SIZE         # `tokenwire gate` on a clone of this with that change
+    python -m tests.experiments.gates live KIND SIZE [ARM]   # `tokenwire gate` on a clone of this with that change
     python -m tests.experiments.gates kinds                  # the kinds of change
 
 A gate is made by drawing blocks for its first run and as many others for its confirmation, none twice, and judging them
@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +32,11 @@ import numpy as np
 from bench import experiment
 from bench.gate.judge import SIDES, Judge, arm_of, confirm, decide, suspects
 from bench.gate.result import FILE, Row
-from bench.gate.thresholds import Thresholds, read, scenario_of
+from bench.gate.thresholds import DEFAULT, Thresholds, read, scenario_of
 from bench.measures import MEASURES
-from bench.metrics import Account, Summary, Value, summarize
+from bench.metrics import Account, Value, summarize
 from bench.progress import Progress
-from bench.record import Run, read_run
+from bench.record import Run, Trial, read_run
 from bench.scenario import Arm, Contrast, Scenario
 from bench.validity import breaches
 from bench.verdict import conclude
@@ -144,29 +146,37 @@ class Block(NamedTuple):
     accounts: dict[str, list[Account]]
 
 
-def recorded(folders: Iterable[Path], thresholds: Thresholds) -> tuple[list[Block], Summary]:
-    """Every whole, valid block of some runs, summarized on its own."""
+def recorded(folders: Iterable[Path], thresholds: Thresholds) -> tuple[list[Block], Any]:
+    """Every whole block of some runs, summarized on its own, and their phases."""
     looked_at = {(t.phase, t.measure, t.statistic) for t in thresholds.timing.values()}
-    blocks, last = [], None
-    for folder in folders:
-        run = read_run(folder)
-        plain = run.info["scenario"]
-        for number in range(1, len(run.info["order"]) + 1):
-            trials = [trial for trial in run.trials if trial.facts["block"] == number]
-            if {t.facts["arm"] for t in trials} != set(plain["arms"]):
-                continue  # it was stopped in it
-            last = summarize(Run(run.path, run.info, trials, []))
-            valid = {t.facts["arm"] for t in trials if not breaches(t.facts, plain)}
-            values: dict[str, list[Value]] = {}
-            for v in last.values:
-                if (v.phase, v.measure, v.statistic) in looked_at or MEASURES[v.measure].scale == "exact":
-                    values.setdefault(v.arm, []).append(v)
-            accounts: dict[str, list[Account]] = {}
-            for account in last.accounts:
-                accounts.setdefault(account.arm, []).append(account)
-            blocks.append(Block(valid, values, accounts))
-    assert last is not None, "no whole block"
-    return blocks, last
+    blocks: list[Block] = []
+    phases: Any = None
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for folder in folders:
+            run = read_run(folder)
+            numbers = range(1, len(run.info["order"]) + 1)
+            own = [[trial for trial in run.trials if trial.facts["block"] == number] for number in numbers]
+            # One that is not whole was stopped in the middle.
+            whole = [trials for trials in own if {t.facts["arm"] for t in trials} == set(run.info["scenario"]["arms"])]
+            found = list(pool.map(summed_up, [run] * len(whole), whole, [looked_at] * len(whole)))
+            blocks += [block for block, _ in found]
+            phases = found[0][1]
+    return blocks, phases
+
+
+def summed_up(run: Run, trials: list[Trial], looked_at: set[tuple[str, str, str]]) -> tuple[Block, Any]:
+    """One block, and the phases of its scenario."""
+    plain = run.info["scenario"]
+    summary = summarize(Run(run.path, run.info, trials, []))
+    valid = {t.facts["arm"] for t in trials if not breaches(t.facts, plain)}
+    values: dict[str, list[Value]] = {}
+    for v in summary.values:
+        if (v.phase, v.measure, v.statistic) in looked_at or MEASURES[v.measure].scale == "exact":
+            values.setdefault(v.arm, []).append(v)
+    accounts: dict[str, list[Account]] = {}
+    for account in summary.accounts:
+        accounts.setdefault(account.arm, []).append(account)
+    return Block(valid, values, accounts), summary.phases
 
 
 def made(sides: Mapping[str, Sequence[tuple[Block, str]]], phases: Any) -> Made:
@@ -214,7 +224,7 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
     scenario = scenario_of(thresholds, size, [])
     count = scenario.experiment.blocks
     judge = Judge(thresholds, scenario, {})
-    blocks, summary = recorded(folders, thresholds)
+    blocks, phases = recorded(folders, thresholds)
     rng = np.random.default_rng(6)
     print(
         f"{GATES} gates of {count} blocks and {len(scenario.arms)} arms, from {len(blocks)} blocks of "
@@ -243,7 +253,7 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
                     sides[arm_of(name, "head")] = [
                         (block, pair[1 - int(s)]) for block, s in zip(mine, swap, strict=True)
                     ]
-                rows += rows_of(sides, judge, summary.phases)
+                rows += rows_of(sides, judge, phases)
             suspected += bool(suspects(runs[0]))
             confirmed = confirm(runs[0], runs[1])
             decision, _ = decide(confirmed)
@@ -262,8 +272,11 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
     return good
 
 
-def live(kind: str, size: str, results: Path) -> bool:
-    """Run the real gate on a clone with a change in its working tree; whether it says what it should."""
+def live(kind: str, size: str, arm: str | None, results: Path) -> bool:
+    """Run the real gate on a clone with a change in its working tree; whether it says what it should.
+
+    With one arm only, if one is named.
+    """
     top = Path(__file__).parents[2]
     change = KINDS.get(kind)
     with tempfile.TemporaryDirectory(prefix="tokenwire-gate-") as folder:
@@ -280,8 +293,12 @@ def live(kind: str, size: str, results: Path) -> bool:
             text = text.replace(*change.edit)
         edited.write_text(text, "utf-8")
         measured = [] if kind in ("comment", "docs") else ["--always"]
+        own = Path(folder) / "thresholds.toml"
+        text = DEFAULT.read_text("utf-8")
+        own.write_text(re.sub("^arms = .*$", f'arms = ["{arm}"]', text, flags=re.MULTILINE) if arm else text, "utf-8")
         command = [
             *(sys.executable, "-m", "bench", "gate", "--base", "HEAD", "--size", size, *measured),
+            *("--thresholds", str(own)),
             *("--results", str(results.absolute()), "--output", f"{folder}/out"),
         ]
         done = subprocess.run(command, cwd=clone, env=os.environ | {"PYTHONPATH": str(clone)})
@@ -290,7 +307,7 @@ def live(kind: str, size: str, results: Path) -> bool:
         shutil.copytree(Path(folder) / "out", kept)
     worse = {row["measure"] for row in found["rows"] if row["decides"] and row["finding"] == "regression"}
     ended = f"exit {done.returncode}, {found['decision']} in {found['seconds']:.0f} s"
-    print(f"{kind} {size}: {ended}; named: {sorted(worse)}")
+    print(f"{kind} {size} {arm or ''}: {ended}; named: {sorted(worse)}")
     if change is None or not change.found:
         return done.returncode == 0
     return done.returncode == 1 and bool(worse & change.found)
@@ -303,8 +320,8 @@ def main(arguments: Sequence[str]) -> int:
             return int(not record(60 * float(given[0].rstrip("m")) if given else 3600, Path("results")))
         case ["resample", size, *folders] if folders:
             return int(not resample(size, [Path(folder) for folder in folders]))
-        case ["live", kind, size] if kind in KINDS or kind in ("comment", "docs"):
-            return int(not live(kind, size, Path("results")))
+        case ["live", kind, size, *arm] if len(arm) <= 1 and kind in [*KINDS, "comment", "docs"]:
+            return int(not live(kind, size, arm[0] if arm else None, Path("results")))
         case ["kinds"]:
             print(", ".join([*KINDS, "comment", "docs"]))
             return 0
