@@ -370,7 +370,6 @@ def test_a_threshold_below_the_noise_floor_is_refused(tmp_path: Path) -> None:
         (["--base", "HEAD", "--thresholds", "/none/such"], "/none/such: cannot be read"),
         (["--base", "HEAD", "--set", "experiment.blocks=3"], "experiment.blocks = 3"),
         (["--base", "HEAD", "--set", 'experiment.networks=["lan","4g"]'], "over one network"),
-        (["--base", "no-such-revision"], "--base no-such-revision: no such revision"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
