@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from bench.gate.judge import (
 )
 from bench.gate.result import CODES, FORMAT, Decision, Gate, Row, Side
 from bench.gate.sides import Built
-from bench.gate.thresholds import DEFAULT, Thresholds, scenario_of
+from bench.gate.thresholds import DEFAULT, Thresholds, scenario_of, sized
 from bench.metrics import Summary, Unfinished
 from bench.progress import Progress
 from bench.report import build
@@ -84,6 +84,7 @@ def run(request: Request, told: Callable[[str], None]) -> tuple[Gate, Path]:
     `Interrupted`.
     """
     began = time.monotonic()
+    request = replace(request, thresholds=sized(request.thresholds, request.size))
     template = scenario_of(request.thresholds, request.size, request.overrides)
     if excess := limits.check(template):
         raise ScenarioError(f"{template.name}: {excess}")

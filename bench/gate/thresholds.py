@@ -33,6 +33,8 @@ class Size(Table, frozen=True):
     """KEY=VALUE for the scenario, as for --set, which goes before these."""
     micro: bool = True
     """Whether the hot paths are timed."""
+    smallest_effect: dict[str, Annotated[float, Meta(gt=0, le=10_000)]] = {}
+    """In place of that of the timing of that name: fewer and shorter blocks tell less."""
 
 
 class Timing(Table, frozen=True):
@@ -127,14 +129,27 @@ def read(path: Path = DEFAULT) -> Thresholds:
     )
 
 
+def sized(thresholds: Thresholds, size: str) -> Thresholds:
+    """The same with the smallest effects of that size. Raises `ScenarioError`."""
+    if size not in thresholds.sizes:
+        raise ScenarioError(f"--size {size}: {thresholds.where} has no such size; {choices(size, thresholds.sizes)}")
+    timing = dict(thresholds.timing)
+    for name, smallest in thresholds.sizes[size].smallest_effect.items():
+        if name not in timing:
+            raise ScenarioError(
+                f"{thresholds.where}: sizes.{size}.smallest_effect.{name}: no such timing; {choices(name, timing)}"
+            )
+        timing[name] = msgspec.structs.replace(timing[name], smallest_effect=smallest)
+    return msgspec.structs.replace(thresholds, timing=timing)
+
+
 def scenario_of(thresholds: Thresholds, size: str, overrides: list[str]) -> Scenario:
     """The scenario that the gate runs, in that size, with what decides as its primary measures.
 
     Raises `ScenarioError` for what the scenario does not have.
     """
     where = thresholds.where
-    if size not in thresholds.sizes:
-        raise ScenarioError(f"--size {size}: {where} has no such size; {choices(size, thresholds.sizes)}")
+    thresholds = sized(thresholds, size)
     wanted = thresholds.sizes[size]
     scenario = load(thresholds.scenario, [f"experiment.blocks={wanted.blocks}", *wanted.set, *overrides])
     if len(scenario.experiment.networks) > 1:

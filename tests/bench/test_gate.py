@@ -297,6 +297,13 @@ def test_the_thresholds_that_come_with_it_can_be_used() -> None:
         assert 2 / 2**scenario.experiment.blocks < 0.05 / (3 * len(scenario.arms))
 
 
+def test_a_size_has_smallest_effects_of_its_own() -> None:
+    default, small = (thresholds.sized(read(), size).timing for size in ("default", "small"))
+    assert (default["cpu"].smallest_effect, small["cpu"].smallest_effect) == (0.03, 0.06)
+    assert small["gaps"] == default["gaps"]
+    assert scenario_of(read(), "small", []).primary["cpu"].smallest_effect == 0.06
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -330,6 +337,7 @@ def test_thresholds_that_cannot_be_used(tmp_path: Path, text: str, words: str) -
         ('phase = "cold"', 'phase = "warm"', "timing.first-token.phase: 'warm' is no phase of gate"),
         ('measure = "gap_excess"', 'measure = "gap"', "timing.gaps.measure = 'gap'"),
         ('statistic = "p90"', 'statistic = "p42"', "timing.first-token-tail.statistic = 'p42'"),
+        ("{ cpu = 0.06 }", "{ memmory = 0.06 }", "sizes.small.smallest_effect.memmory: no such timing; did you mean"),
         ('"sse-aiohttp", "ws-aiohttp"', '"sse"', "sizes.small.arms: 'sse' is no arm of gate"),
         ('scenario = "gate"', 'scenario = "none"', "none: no such scenario"),
     ],

@@ -32,7 +32,7 @@ import numpy as np
 from bench import experiment
 from bench.gate.judge import SIDES, Judge, arm_of, confirm, decide, suspects
 from bench.gate.result import FILE, Row
-from bench.gate.thresholds import DEFAULT, Thresholds, read, scenario_of
+from bench.gate.thresholds import DEFAULT, Thresholds, read, scenario_of, sized
 from bench.measures import MEASURES
 from bench.metrics import Account, Value, summarize
 from bench.progress import Progress
@@ -220,7 +220,7 @@ def rows_of(sides: Mapping[str, Sequence[tuple[Block, str]]], judge: Judge, phas
 
 def resample(size: str, folders: Sequence[Path]) -> bool:
     """Print how often gates made of recorded blocks fail, kind by kind; whether that is as stated."""
-    thresholds = read()
+    thresholds = sized(read(), size)
     scenario = scenario_of(thresholds, size, [])
     count = scenario.experiment.blocks
     judge = Judge(thresholds, scenario, {})
