@@ -33,7 +33,7 @@ class Size(Table, frozen=True):
     """KEY=VALUE for the scenario, as for --set, which goes before these."""
     micro: bool = True
     """Whether the hot paths are timed."""
-    smallest_effect: dict[str, Annotated[float, Meta(gt=0, le=10_000)]] = {}
+    smallest_effect: dict[str, Annotated[float, Meta(gt=0, le=10_000)]] = msgspec.field(default_factory=dict)
     """In place of that of the timing of that name: fewer and shorter blocks tell less."""
 
 
