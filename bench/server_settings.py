@@ -42,7 +42,11 @@ def server_settings(
     }
     if certificate is not None and scenario.tls(arm_name):
         settings["tls"] = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
-    return {key: value for key, value in settings.items() if value is not None and value not in ([], {})}
+    # A plant of nothing is a plant all the same, with what its presence costs: the control of experiments.
+    kept = {"plant"}
+    return {
+        key: value for key, value in settings.items() if value is not None and (key in kept or value not in ([], {}))
+    }
 
 
 def _told(struct: msgspec.Struct) -> dict[str, Any]:

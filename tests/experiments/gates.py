@@ -1,6 +1,6 @@
 """Does the gate fail what it should, and nothing else? Gates made again and again from recorded blocks, and real ones.
 
-    python -m tests.experiments.gates record [TIME]          # every arm below, side by side, for 60m if not said
+    python -m tests.experiments.gates record TIME [KIND]     # every arm below, side by side; or those of one kind
     python -m tests.experiments.gates resample SIZE RUN...   # gates of that size made of its blocks: how many fail?
     python -m tests.experiments.gates live KIND SIZE [ARM]   # `tokenwire gate` on a clone of this with that change
     python -m tests.experiments.gates kinds                  # the kinds of change
@@ -101,17 +101,21 @@ def recorded_arms(scenario: Scenario) -> dict[str, Arm]:
     return arms
 
 
-def record(budget_s: float, results: Path) -> bool:
-    """Run every arm, side by side, for so long."""
+def record(budget_s: float, kind: str, results: Path) -> bool:
+    """Run every arm, or the controls and those of one kind in pairs, side by side, for so long."""
     thresholds = read()
     scenario = scenario_of(thresholds, "default", [])
     arms = recorded_arms(scenario)
+    contrasts = {"itself": Contrast(f"{STREAM}-control", f"{STREAM}-itself")}
+    if kind:
+        contrasts = {name: Contrast(f"{name}-control", f"{name}-{kind}") for name in KINDS[kind].plants}
+        arms = {name: arms[name] for pair in contrasts.values() for name in (pair.baseline, pair.other)}
     wanted = msgspec.structs.replace(
         scenario,
         name="gate-planted",
         title="Planted changes: what is in each arm is known, so is what the gate should say",
         arms=arms,
-        contrasts={"itself": Contrast(f"{STREAM}-control", f"{STREAM}-itself")},
+        contrasts=contrasts,
         primary={},  # nothing ends it sooner
         experiment=msgspec.structs.replace(scenario.experiment, budget_s=budget_s, most_void=100.0),
     )
@@ -316,8 +320,8 @@ def live(kind: str, size: str, arm: str | None, results: Path) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Carry out one of the commands above; 0 as stated, 1 not, 2 wrong usage."""
     match list(arguments):
-        case ["record", *given] if len(given) <= 1:
-            return int(not record(60 * float(given[0].rstrip("m")) if given else 3600, Path("results")))
+        case ["record", given, *kind] if len(kind) <= 1 and {*kind} <= {*KINDS}:
+            return int(not record(60 * float(given.rstrip("m")), kind[0] if kind else "", Path("results")))
         case ["resample", size, *folders] if folders:
             return int(not resample(size, [Path(folder) for folder in folders]))
         case ["live", kind, size, *arm] if len(arm) <= 1 and kind in [*KINDS, "comment", "docs"]:
