@@ -227,8 +227,11 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
     thresholds = sized(read(), size)
     scenario = scenario_of(thresholds, size, [])
     count = scenario.experiment.blocks
-    judge = Judge(thresholds, scenario, {})
     blocks, phases = recorded(folders, thresholds)
+    there = {arm for block in blocks for arm in block.values}
+    arms = {name: arm for name, arm in scenario.arms.items() if f"{name}-control" in there}
+    scenario = msgspec.structs.replace(scenario, arms=arms)
+    judge = Judge(thresholds, scenario, {})
     rng = np.random.default_rng(6)
     print(
         f"{GATES} gates of {count} blocks and {len(scenario.arms)} arms, from {len(blocks)} blocks of "
@@ -237,6 +240,8 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
     good = True
     for kind, change in KINDS.items():
         variants = {name: f"{name}-{kind if name in change.plants else 'itself'}" for name in scenario.arms}
+        if not {*variants.values()} <= there:
+            continue  # not recorded
         usable = {
             name: [block for block in blocks if {f"{name}-control", variant} <= block.valid]
             for name, variant in variants.items()
