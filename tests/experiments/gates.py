@@ -246,6 +246,11 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
             name: [block for block in blocks if {f"{name}-control", variant} <= block.valid]
             for name, variant in variants.items()
         }
+        fewest = min(map(len, usable.values()))
+        if fewest < 2 * count:
+            print(f"  {kind:8} {fewest} valid pairs, of which two runs cannot be drawn")
+            good = False
+            continue
         ends: Counter[str] = Counter()
         named: Counter[str] = Counter()
         suspected = right = 0
