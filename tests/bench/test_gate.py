@@ -24,6 +24,7 @@ from bench.gate.thresholds import read, scenario_of
 from bench.metrics import Account, Arm, Comparison, Value
 from bench.scenario import Contrast, Scenario
 from bench.scenario_toml import ScenarioError, load
+from bench.server_settings import server_settings
 from bench.verdict import conclude
 from servers.plant import Plant
 
@@ -284,6 +285,14 @@ def test_settings_that_servers_told_differently() -> None:
     assert told_differently(told, ["a", "b"]) == [
         "Head's server says of itself setting compression.websocket: on, base off (on a)."
     ]
+
+
+def test_a_plant_of_nothing_is_told_to_the_server() -> None:
+    """It is the control of planted changes: without it, what a plant costs by its presence would be in the change."""
+    arms = {"none": SCENARIO.arms[NAMES[0]], "control": msgspec.structs.replace(SCENARIO.arms[NAMES[0]], plant=Plant())}
+    scenario = msgspec.structs.replace(SCENARIO, arms=arms)
+    assert server_settings(scenario, "control", None)["plant"] == {}
+    assert "plant" not in server_settings(scenario, "none", None)
 
 
 # Thresholds.
