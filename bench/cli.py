@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.exits import FAILED, INTERRUPTED, INVALID, USAGE, fail
 from bench.gate.cli import gate
 from bench.stored_cli import compare, history
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from bench.progress import Progress
     from bench.report.overview.data import Overview
     from bench.scenario import Scenario
-
-FAILED, USAGE, INVALID, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="tokenwire",
@@ -40,11 +39,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as phases.chat.users=500. Repeatable."),
 ]
-
-
-def _fail(message: object, code: int) -> NoReturn:
-    print(f"tokenwire: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def _show(folder: Path) -> Summary | str:
@@ -121,7 +115,7 @@ def run(
 
     if going_on is not None:
         if scenario is not None or overrides or driver or budget is not None:
-            _fail(
+            fail(
                 "--resume goes on with a run as it began: give neither a scenario, --set, --driver nor --budget", USAGE
             )
         if netset.is_set(going_on):
@@ -144,7 +138,7 @@ def run(
             name: floor.check(results, o, f"{named}, over {name}" if several else named) for name, o in own.items()
         }
     except ScenarioError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     folder = _new_folder(results, loaded)
     _warn_of_machine(results)
     if warning:
@@ -204,7 +198,7 @@ def _new_folder(results: Path, scenario: Scenario) -> Path:
     try:
         return new_folder(results, scenario)
     except OSError as error:
-        _fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
+        fail(f"{results}: cannot hold results: {error.strerror}; give a folder you can write with --results", USAGE)
 
 
 @app.command()
@@ -231,7 +225,7 @@ def aa(
         twice = floor.against_itself(load(scenario, settings), arm, scenario)
         warning = netset_run.check_permitted(twice, scenario)
     except ScenarioError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     folder = _new_folder(results, twice)
     if warning:
         print(f"tokenwire: {warning}", file=sys.stderr)
@@ -255,7 +249,7 @@ def _show_floors(summary: Summary, scenario: Scenario, arm: str, results: Path) 
     try:
         floor.remember(results, floor.noise_of(conclusions, scenario, summary.run, arm))
     except OSError as error:
-        _fail(f"{results}: the noise cannot be kept: {error.strerror}", FAILED)
+        fail(f"{results}: the noise cannot be kept: {error.strerror}", FAILED)
     floor.print_floors(conclusions, Console(highlight=False))
 
 
@@ -268,7 +262,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86_400:
-        _fail(f"--budget {text}: expected a time of up to a day, such as 90s, 5m or 1h", USAGE)
+        fail(f"--budget {text}: expected a time of up to a day, such as 90s, 5m or 1h", USAGE)
     return seconds
 
 
@@ -282,20 +276,20 @@ def _finish(folder: Path, carry_out: Callable[[], str]) -> Summary:
     try:
         state = carry_out()
     except RecordError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     except OSError as error:
-        _fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
+        fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
     except TrialError as error:
         failure = error
     shown = _show(folder)
     nothing = isinstance(shown, str)
     if failure is not None:
         kept = "no trial had finished" if nothing else "the blocks before it are reported above"
-        _fail(f"{failure}; {kept}. To go on: tokenwire run --resume {folder}", FAILED)
+        fail(f"{failure}; {kept}. To go on: tokenwire run --resume {folder}", FAILED)
     if isinstance(shown, str):
-        _fail(shown, INTERRUPTED if state == "interrupted" else FAILED)
+        fail(shown, INTERRUPTED if state == "interrupted" else FAILED)
     if state == "invalid":
-        _fail("too many blocks were void, so there is no verdict; `tokenwire doctor` says what to look at", INVALID)
+        fail("too many blocks were void, so there is no verdict; `tokenwire doctor` says what to look at", INVALID)
     if state == "interrupted":
         print(f"to go on: tokenwire run --resume {folder}")
         raise typer.Exit(INTERRUPTED)
@@ -309,21 +303,21 @@ def _finish_set(folder: Path, carry_out: Callable[[], str]) -> None:
     try:
         state = carry_out()
     except RecordError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     except OSError as error:
-        _fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
+        fail(f"{error.filename or folder}: {error.strerror}; the blocks before it are kept", FAILED)
     shown = _show_set(folder)
     if isinstance(shown, str):
-        _fail(shown, {"interrupted": INTERRUPTED, "invalid": INVALID}.get(state, FAILED))
+        fail(shown, {"interrupted": INTERRUPTED, "invalid": INVALID}.get(state, FAILED))
     names = {ended: [leg.network for leg in shown.networks if leg.state == ended] for ended in ("failed", "invalid")}
     if state == "interrupted":
         print(f"to go on: tokenwire run --resume {folder}")
         raise typer.Exit(INTERRUPTED)
     if state == "failed":
-        _fail(f"failed over {', '.join(names['failed'])}. To go on: tokenwire run --resume {folder}", FAILED)
+        fail(f"failed over {', '.join(names['failed'])}. To go on: tokenwire run --resume {folder}", FAILED)
     if state == "invalid":
         over = ", ".join(names["invalid"])
-        _fail(f"too many blocks were void over {over}, so there is no verdict; `tokenwire doctor` says more", INVALID)
+        fail(f"too many blocks were void over {over}, so there is no verdict; `tokenwire doctor` says more", INVALID)
 
 
 @app.command(name="report")
@@ -335,7 +329,7 @@ def report_(
 
     shown = _show_set(folder) if netset.is_set(folder) else _show(folder)
     if isinstance(shown, str):
-        _fail(shown, USAGE)
+        fail(shown, USAGE)
 
 
 app.command()(gate)

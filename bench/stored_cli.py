@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-FAILED, USAGE = 1, 2
-
-
-def _fail(message: object, code: int) -> NoReturn:
-    print(f"tokenwire: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+from bench.exits import FAILED, USAGE, fail
 
 
 def compare(
@@ -35,7 +29,7 @@ def compare(
     try:
         found = compared(first, second)
     except RecordError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     if as_json:
         print(show.as_json(found))
     else:
@@ -63,7 +57,7 @@ def history(
     try:
         found = collected(folders, output)
     except RecordError as error:
-        _fail(error, USAGE)
+        fail(error, USAGE)
     except OSError as error:
-        _fail(f"{error.filename or output}: {error.strerror}; give another --output", FAILED)
+        fail(f"{error.filename or output}: {error.strerror}; give another --output", FAILED)
     show.print_history(found, Console(highlight=False))

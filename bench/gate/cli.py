@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
-USAGE, INTERRUPTED = 2, 130
-
-
-def _fail(message: object, code: int = USAGE) -> NoReturn:
-    print(f"tokenwire: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+from bench.exits import FAILED, INTERRUPTED, USAGE, fail
 
 
 def gate(
@@ -63,9 +58,12 @@ def gate(
     """
     by_command = (base_command is not None, head_command is not None)
     if base is not None and any(by_command):
-        _fail("--base compares this project's own servers, --base-cmd and --head-cmd any others: give one or the other")
+        fail(
+            "--base compares this project's own servers, --base-cmd and --head-cmd any others: give one or the other",
+            USAGE,
+        )
     if base is None and not all(by_command):
-        _fail("what is compared? Give --base REF, such as --base origin/main, or both --base-cmd and --head-cmd")
+        fail("what is compared? Give --base REF, such as --base origin/main, or both --base-cmd and --head-cmd", USAGE)
 
     from rich.console import Console
 
@@ -92,18 +90,18 @@ def gate(
         )
         found, folder = gating.run(request, told)
     except (ScenarioError, SideError) as error:
-        _fail(error)
+        fail(error, USAGE)
     except gating.Interrupted as error:
-        _fail(error, INTERRUPTED)
+        fail(error, INTERRUPTED)
     except OSError as error:
-        _fail(f"{error.filename or results}: {error.strerror}; give a folder you can write to with --results")
+        fail(f"{error.filename or results}: {error.strerror}; give a folder you can write to with --results", USAGE)
     where = output or folder
     try:
         where.mkdir(parents=True, exist_ok=True)
         written = outputs.write_all(found, where)
     except OSError as error:
         outputs.print_gate(found, Console(highlight=False))
-        _fail(f"{error.filename or where}: cannot be written: {error.strerror}; give another --output", 1)
+        fail(f"{error.filename or where}: cannot be written: {error.strerror}; give another --output", FAILED)
     outputs.print_gate(found, Console(highlight=False))
     print(f"written: {written['markdown']} and more beside it")
     raise typer.Exit(found.exit_code)

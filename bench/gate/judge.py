@@ -163,14 +163,18 @@ def _sentence(c: Comparison, title: str, where: str, smallest: float, finding: F
 
     bound = f"{smallest * 100:g} %" if c.scale == "ratio" else f"{smallest:g} {c.unit}"
     reach = f" (95 % interval {shown(c.low)} to {shown(c.high)})" if c.low is not None and c.high is not None else ""
-    said = {
+    return f"{title} ({where}) on {c.contrast}: {shown(c.estimate)}{reach}, {in_words(finding, bound)}."
+
+
+def in_words(finding: Finding, bound: str) -> str:
+    """What a comparison with a smallest effect, for people `bound`, found."""
+    return {
         "regression": f"worse, by more than {bound}",
         "improvement": f"better, by more than {bound}",
         "same": f"not worse by {bound} or more",
         "inconclusive": f"whether it is worse by {bound} cannot be told",
         "told": "",
     }[finding]
-    return f"{title} ({where}) on {c.contrast}: {shown(c.estimate)}{reach}, {said}."
 
 
 def _count(counter: Counter, decides: bool, tolerance: float, summary: Summary) -> Row:
@@ -237,11 +241,12 @@ def confirm(rows: Sequence[Row], again: Sequence[Row]) -> list[Row]:
     Tokens amiss are facts, whichever run they were in. All else has to be found twice; what the second run contradicts
     is the same, and what it cannot tell is inconclusive.
     """
-    second = {row.name: row for row in again}
+    doubtful = {row.name for row in suspects(rows)}
+    second = {row.name: row for row in again if row.name in doubtful}
     found = []
     for row in rows:
         other = second.get(row.name)
-        if row not in suspects(rows) or other is None:
+        if other is None:
             found.append(row)
             continue
         finding, words = row.finding, ""

@@ -22,18 +22,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.gate.judge import SIDES, in_words
 from bench.gate.result import Finding, Row
 from bench.paired import FEWEST_BLOCKS, Floats, estimate, holm, interval, sign_flip_p
+from bench.verdict import ALPHA
 
 ROUNDS = 10
 """Enough for up to 25 paths: see `fewest_rounds`."""
 UNIT = "× reference"
-ALPHA = 0.05
-"""Chance of any wrong regression or improvement of a gate, over all paths together."""
 TIMEOUT_S = 120.0
 """For one process, which takes some 4 s."""
-
-SIDES = ("base", "head")
 
 
 class MicroError(Exception):
@@ -240,11 +238,7 @@ def _judged(
         finding = "same"
     low, high = (None, None) if reach is None else (math.expm1(reach[0]), math.expm1(reach[1]))
     least = f"{smallest_effect * 100:g} %"
-    said = {
-        "regression": f"worse, by more than {least}",
-        "improvement": f"better, by more than {least}",
-        "same": f"not worse by {least} or more",
-    }.get(finding, f"whether it is worse by {least} cannot be told")
+    said = in_words(finding, least)
     if finding == "inconclusive" and len(logs) < fewest:
         said += f" from {len(logs)} rounds: it takes {fewest}"
     between = "" if low is None or high is None else f" (95 % interval {low * 100:+.1f} % to {high * 100:+.1f} %)"
