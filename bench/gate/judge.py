@@ -239,18 +239,21 @@ def confirm(rows: Sequence[Row], again: Sequence[Row]) -> list[Row]:
     """The rows of the first run, with what the second found of those that a second was made for.
 
     Tokens amiss are facts, whichever run they were in. All else has to be found twice; what the second run contradicts
-    is the same, and what it cannot tell is inconclusive.
+    is the same, and what it cannot tell, or did not come to, is inconclusive.
     """
     doubtful = {row.name for row in suspects(rows)}
-    second = {row.name: row for row in again if row.name in doubtful}
+    second = {row.name: row for row in again}
     found = []
     for row in rows:
-        other = second.get(row.name)
-        if other is None:
+        if row.name not in doubtful:
             found.append(row)
             continue
+        other = second.get(row.name)
         finding, words = row.finding, ""
-        if row.measure in AMISS:
+        if other is None:
+            finding = finding if row.measure in AMISS else "inconclusive"
+            words = " There is no second run to confirm it."
+        elif row.measure in AMISS:
             words = f" A second run had {other.head:g}."
         elif other.finding == "regression":
             words = " A second run found the same."
@@ -258,7 +261,9 @@ def confirm(rows: Sequence[Row], again: Sequence[Row]) -> list[Row]:
             finding = "inconclusive" if other.finding == "inconclusive" else "same"
             words = f" A second run did not find it: {other.sentence}"
         found.append(
-            msgspec.structs.replace(row, finding=finding, again=other.finding, sentence=f"{row.sentence}{words}")
+            msgspec.structs.replace(
+                row, finding=finding, again=other.finding if other else None, sentence=f"{row.sentence}{words}"
+            )
         )
     return found
 

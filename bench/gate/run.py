@@ -26,7 +26,7 @@ from bench.gate.judge import (
 )
 from bench.gate.result import CODES, FORMAT, Decision, Gate, Row, Side
 from bench.gate.sides import Built
-from bench.gate.thresholds import DEFAULT, Thresholds, scenario_of, sized
+from bench.gate.thresholds import AMISS, DEFAULT, Thresholds, scenario_of, sized
 from bench.metrics import Summary, Unfinished
 from bench.progress import Progress
 from bench.report import build
@@ -232,8 +232,13 @@ def _measure(
             arms = [name for name in names if any(row.arm == name for row in doubtful)]
             if arms:
                 gate.told(f"head looks worse on {', '.join(arms)}: running that once more")
-                second = _scenario(gate, arms, again=True)
-                _, again = _experiment(gate, arms, experiment.new_folder(gate.request.results, second), again=True)
+                second = experiment.new_folder(gate.request.results, _scenario(gate, arms, again=True))
+                try:
+                    _, again = _experiment(gate, arms, second, again=True)
+                except _Failed as failed:
+                    if not any(row.measure in AMISS for row in doubtful):
+                        raise
+                    gate.notes.append(f"The second run came to nothing: {failed.reason}")  # the facts stand
             if any(row.kind == "micro" for row in doubtful):
                 gate.told("a hot path looks slower: timing them once more")
                 again += _micro(gate, built)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -262,6 +263,14 @@ def test_lost_tokens_are_facts() -> None:
     assert "A second run had 0." in found(judged, "lost/chat/sse-aiohttp").sentence
 
 
+def test_without_a_second_run_only_facts_stand() -> None:
+    assert decide(confirm(rows(cpu_server=0.1), []))[0] == "inconclusive"
+    judged = confirm(rows(cpu_server=0.1, lost=1), [])
+    assert decide(judged)[0] == "regression"
+    assert found(judged, "cpu/sse-aiohttp").finding == "inconclusive"
+    assert found(judged, "lost/chat/sse-aiohttp").again is None
+
+
 def test_the_worst_comes_first() -> None:
     some = ordered(rows(cpu_server=0.1))
     assert some[0].name == "cpu/sse-aiohttp"
@@ -474,6 +483,33 @@ def with_head(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
         return msgspec.structs.replace(found, **changed) if built is pair[1] else found
 
     monkeypatch.setattr(gating, "_arm", arm)
+
+
+@pytest.mark.parametrize(
+    ("change", "measure", "decision"),
+    [({"lost": 1.0}, "lost", "regression"), ({"cpu_server": 0.1}, "cpu_server", "invalid")],
+)
+def test_only_facts_stand_when_the_second_run_is_invalid(
+    change: dict[str, float],
+    measure: str,
+    decision: str,
+    request_: gating.Request,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_head(monkeypatch)
+    monkeypatch.setattr(gating, "told_differently", lambda *_: [])
+    arm = next(iter(gating.scenario_of(request_.thresholds, request_.size, request_.overrides).arms))
+    first = [msgspec.structs.replace(row, arm=arm) for row in rows(**change) if row.measure == measure]
+
+    def once(*_: Any, again: bool = False) -> Any:
+        if again:
+            raise gating._Failed("invalid", "Every block was void.")
+        return SimpleNamespace(blocks_whole=1, arms=[]), first
+
+    monkeypatch.setattr(gating, "_experiment", once)
+    gate, _ = gating.run(request_, lambda _: None)
+    assert gate.decision == decision
+    assert any("Every block was void." in text for text in (*gate.notes, *gate.reasons))
 
 
 def test_a_head_that_loses_tokens_fails(request_: gating.Request, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def test_nobody_is_woken_early(timer: str) -> None:
 
 @pytest.fixture
 def unhurried() -> Iterator[None]:
-    """gevent leaves off calling back after a switch interval: on a stalled machine batches would pile up behind that."""
+    """Without gevent's habit of leaving off after a switch interval: on a stalled machine batches would pile up."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(WAIT_S)
     yield
