@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import random
 import resource
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,9 +20,10 @@ from bench import machine
 from bench.drivers.plan import Said
 from bench.files import write_whole
 from bench.network import between
+from bench.order import block_order
 from bench.precision import Precision, Width
 from bench.record import FORMAT, ROOFLINE, RUN_FILE, TRIALS, RecordError, Trial, read_run
-from bench.scenario import Arm, Contrast, Scenario
+from bench.scenario import Arm, Scenario
 from bench.scenario_toml import find
 from bench.trial import Cores, Place, TrialError, run_block
 from bench.validity import breaches, reasons, voided_too_many
@@ -47,22 +46,6 @@ class Watcher(Protocol):
 
     def stopping(self) -> None:
         """The user asked to stop; the block under way is finished first."""
-
-
-def block_order(arms: Sequence[str], block: int, seed: int, contrasts: Sequence[Contrast] = ()) -> list[str]:
-    """The order of the arms within a block, random but the same for the same seed.
-
-    Two arms that are compared with each other, and with no others, stand side by side: so their slices do in time.
-    """
-    compared = Counter(arm for contrast in contrasts for arm in (contrast.baseline, contrast.other))
-    pairs = [[c.baseline, c.other] for c in contrasts if compared[c.baseline] == compared[c.other] == 1]
-    paired = {arm for pair in pairs for arm in pair}
-    groups = [*([arm] for arm in arms if arm not in paired), *pairs]
-    rng = random.Random(f"{seed}/{block}")
-    rng.shuffle(groups)
-    for group in groups:
-        rng.shuffle(group)
-    return [arm for group in groups for arm in group]
 
 
 def new_folder(results: Path, scenario: Scenario) -> Path:

@@ -30,6 +30,7 @@ from bench.command import HOST, CommandError, Serving, die_with_parent, last_wor
 from bench.drivers.plan import Back, Done, Hello, PhaseDone, Plan, Said, Signalled, Tick, Waits
 from bench.join import EMISSIONS_FILES, write_trial
 from bench.network import between
+from bench.order import rounds
 from bench.scenario import Arm, Scenario
 from bench.server_settings import server_settings
 
@@ -115,8 +116,7 @@ def run_block(
 ) -> list[Trial]:
     """Run the trials of one block side by side and return them, complete and on disk. `heard` is told what drivers say.
 
-    Turns go in the order of `places` and back again (ABC, CBA, ABC, ...), so that a steady drift favours none. Raises
-    `TrialError`; leaves no process behind, whatever happens.
+    Turns go round in the order of `places`. Raises `TrialError`; leaves no process behind, whatever happens.
     """
     raws = {place: trials / f".{place.file}.raw" for place in places}
     try:
@@ -175,11 +175,12 @@ def _take_turns(
             running.append(_Running(place, mine, front, ready, driver, raw, heard))
         for one in running:
             one.listen()  # until it waits for its first turn
-        active, forth = running, True
+        active = {one.place.arm: one for one in running}
+        turns = rounds(list(active), list(scenario.contrasts.values()))
         while active:
-            for one in active if forth else reversed(active):
+            for one in [active[arm] for arm in next(turns) if arm in active]:
                 one.go_on()
-            active, forth = [one for one in active if not one.over], not forth
+            active = {arm: one for arm, one in active.items() if not one.over}
         shared = {"started_at": started_at, "network": {"name": name, **way.facts()}}
     return {one.place: one.facts() | shared for one in running}
 

@@ -14,7 +14,7 @@ from bench import experiment
 from bench.drivers.plan import Said
 from bench.precision import Width
 from bench.record import RecordError, read_run
-from bench.scenario import Contrast, Experiment, Scenario
+from bench.scenario import Experiment, Scenario
 from bench.scenario_toml import load
 from bench.trial import Place, Trial
 from bench.validity import Breach
@@ -102,25 +102,6 @@ def test_every_block_runs_every_arm_once_in_an_order_of_its_own(tmp_path: Path, 
     assert [order for _, order in machine.ran] == info["order"]
     assert all(sorted(order) == sorted(info["order"][0]) for order in info["order"])
     assert len({tuple(order) for order in info["order"]}) > 2
-
-
-def test_arms_that_are_compared_with_no_others_stand_side_by_side() -> None:
-    contrasts = [Contrast("a", "b"), Contrast("c", "d")]
-    orders = [experiment.block_order(list("xacbd"), block, 7, contrasts) for block in range(1, 400)]
-    for order in orders:
-        assert sorted(order) == list("abcdx")
-        assert abs(order.index("a") - order.index("b")) == abs(order.index("c") - order.index("d")) == 1
-    assert len(set(map(tuple, orders))) == 24, "every order of the three, and of either pair"
-    chain = [Contrast("a", "b"), Contrast("b", "c")]
-    chained = [experiment.block_order(list("abc"), block, 7, chain) for block in range(60)]
-    assert len(set(map(tuple, chained))) == 6
-
-
-def test_orders_come_from_the_seed_and_do_not_depend_on_how_many_there_are() -> None:
-    arms = ["a", "b", "c", "d"]
-    orders = [experiment.block_order(arms, block, 7) for block in range(1, 9)]
-    assert orders == [experiment.block_order(arms, block, 7) for block in range(1, 9)]
-    assert orders != [experiment.block_order(arms, block, 8) for block in range(1, 9)]
 
 
 def test_a_faulty_block_is_void_and_runs_again(tmp_path: Path, machine: Machine) -> None:

@@ -152,6 +152,18 @@ def test_arms_did_the_same_work(run_folder: Path) -> None:
     assert tokens[0]["firehose"] == 2 * 2 * 50
 
 
+def test_slices_go_round(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    for number, order in enumerate(run.info["order"], 1):
+        began = sorted(
+            (one["start_ns"], trial.facts["arm"])
+            for trial in run.trials
+            for one in trial.facts["phases"]["firehose"]["slices"]
+            if trial.facts["block"] == number
+        )
+        assert [arm for _, arm in began] == order * 2
+
+
 def test_bytes_add_up(run_folder: Path) -> None:
     frames = trials_of(run_folder)
     for frame in frames.values():
