@@ -66,7 +66,7 @@ def _default(plant: str) -> tuple[str, str]:
 
 KINDS = {
     "itself": Kind({STREAM: Plant(), MESSAGE: Plant(), OTHER: Plant()}, False, ("", ""), frozenset(), 0.01),
-    # A token costs these servers 13 and 12 µs in the phase without pacing; of a live plant 0.6 µs are its mere presence.
+    # A token costs these servers 13 and 12 µs in the phase without pacing; a live plant, 0.6 µs by its mere presence.
     "cpu-5": Kind(
         {STREAM: Plant(cpu_us=0.66), MESSAGE: Plant(cpu_us=0.6)}, False, _default("cpu_us=0.05"),
         frozenset({"cpu_server"}), 0.9,
