@@ -317,9 +317,9 @@ def test_the_thresholds_that_come_with_it_can_be_used() -> None:
 
 def test_a_size_has_smallest_effects_of_its_own() -> None:
     default, small = (thresholds.sized(read(), size).timing for size in ("default", "small"))
-    assert (default["cpu"].smallest_effect, small["cpu"].smallest_effect) == (0.03, 0.06)
+    assert (default["cpu"].smallest_effect, small["cpu"].smallest_effect) == (0.03, 0.05)
     assert small["gaps"] == default["gaps"]
-    assert scenario_of(read(), "small", []).primary["cpu"].smallest_effect == 0.06
+    assert scenario_of(read(), "small", []).primary["cpu"].smallest_effect == 0.05
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_thresholds_that_cannot_be_used(tmp_path: Path, text: str, words: str) -
         ('phase = "cold"', 'phase = "warm"', "timing.first-token.phase: 'warm' is no phase of gate"),
         ('measure = "gap_excess"', 'measure = "gap"', "timing.gaps.measure = 'gap'"),
         ('statistic = "p90"', 'statistic = "p42"', "timing.first-token-tail.statistic = 'p42'"),
-        ("{ cpu = 0.06 }", "{ memmory = 0.06 }", "sizes.small.smallest_effect.memmory: no such timing; did you mean"),
+        ("{ cpu = 0.05 }", "{ memmory = 0.06 }", "sizes.small.smallest_effect.memmory: no such timing; did you mean"),
         ('"sse-aiohttp", "ws-aiohttp"', '"sse"', "sizes.small.arms: 'sse' is no arm of gate"),
         ('scenario = "gate"', 'scenario = "none"', "none: no such scenario"),
     ],

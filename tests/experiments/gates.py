@@ -43,6 +43,8 @@ from bench.verdict import conclude
 from servers.plant import Plant
 
 GATES = 500
+FEWEST = 40
+"""Blocks to be recorded of each kind; fewer are valid."""
 STREAM, MESSAGE, OTHER = "sse-aiohttp", "ws-aiohttp", "ws-websockets"
 
 
@@ -245,6 +247,10 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
             name: [block for block in blocks if {f"{name}-control", variant} <= block.valid]
             for name, variant in variants.items()
         }
+        tried = {
+            name: sum({f"{name}-control", variant} <= {*block.values} for block in blocks)
+            for name, variant in variants.items()
+        }
         fewest = min(map(len, usable.values()))
         if fewest < 2 * count:
             print(f"  {kind:8} {fewest} valid pairs, of which two runs cannot be drawn")
@@ -276,11 +282,11 @@ def resample(size: str, folders: Sequence[Path]) -> bool:
             right += bool(worse & change.found)
         failed = ends["regression"] / GATES
         fine = failed <= change.caught if kind == "itself" else right / GATES >= change.caught
-        good &= fine and min(map(len, usable.values())) >= 40
+        good &= fine and min(tried.values()) >= FEWEST
         words = ", ".join(f"{end} {n / GATES:.1%}" for end, n in ends.most_common())
         told = ", ".join(f"{measure} {n / GATES:.1%}" for measure, n in named.most_common()) or "nothing"
-        of = "/".join(str(len(some)) for some in usable.values())
-        print(f"  {kind:8} {words}; a first run suspects {suspected / GATES:.1%}; named: {told}; blocks {of}", end="")
+        of = ", ".join(f"{len(some)} of {tried[name]}" for name, some in usable.items())
+        print(f"  {kind:8} {words}; a first run suspects {suspected / GATES:.1%}; named: {told}; valid {of}", end="")
         print("" if fine else "  <-- not as stated")
     return good
 
