@@ -270,7 +270,7 @@ def confirm(rows: Sequence[Row], again: Sequence[Row]) -> list[Row]:
 
 def decide(rows: Sequence[Row]) -> tuple[Decision, list[str]]:
     """What the rows come to, and why, a sentence each."""
-    deciding = [row for row in rows if row.decides]
+    deciding = [row for row in ordered(rows) if row.decides]
     worse = [row.sentence for row in deciding if row.finding == "regression"]
     if worse:
         return "regression", worse
@@ -282,8 +282,8 @@ def decide(rows: Sequence[Row]) -> tuple[Decision, list[str]]:
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Those that decide first, the worst first."""
-    return sorted(rows, key=lambda row: (not row.decides, ORDER[row.finding]))
+    """Those that decide first, the worst first, and before what is slower what is amiss."""
+    return sorted(rows, key=lambda row: (not row.decides, ORDER[row.finding], row.measure not in AMISS))
 
 
 def told_differently(summary: Summary, arms: Iterable[str]) -> list[str]:

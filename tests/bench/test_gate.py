@@ -276,6 +276,9 @@ def test_the_worst_comes_first() -> None:
     assert some[0].name == "cpu/sse-aiohttp"
     deciding = [row.decides for row in some]
     assert deciding == sorted(deciding, reverse=True)
+    both = rows(cpu_server=0.1, lost=1)
+    assert ordered(both)[0].name == "lost/chat/sse-aiohttp"
+    assert decide(both)[1][0].startswith("Tokens lost")
 
 
 def test_settings_that_servers_told_differently() -> None:

@@ -314,7 +314,10 @@ def live(kind: str, size: str, arm: str | None, results: Path) -> bool:
         measured = [] if kind in ("comment", "docs") else ["--always"]
         own = Path(folder) / "thresholds.toml"
         text = DEFAULT.read_text("utf-8")
-        own.write_text(re.sub("^arms = .*$", f'arms = ["{arm}"]', text, flags=re.MULTILINE) if arm else text, "utf-8")
+        if arm:
+            text = re.sub("^arms = .*\n", "", text, flags=re.MULTILINE)
+            text = text.replace(f"[sizes.{size}]\n", f'[sizes.{size}]\narms = ["{arm}"]\n')
+        own.write_text(text, "utf-8")
         command = [
             *(sys.executable, "-m", "bench", "gate", "--base", "HEAD", "--size", size, *measured),
             *("--thresholds", str(own)),
