@@ -277,7 +277,7 @@ def test_the_worst_comes_first() -> None:
     deciding = [row.decides for row in some]
     assert deciding == sorted(deciding, reverse=True)
     both = rows(cpu_server=0.1, lost=1)
-    assert ordered(both)[0].name == "lost/chat/sse-aiohttp"
+    assert ordered(both)[0].measure == "lost"
     assert decide(both)[1][0].startswith("Tokens lost")
 
 
