@@ -1,6 +1,7 @@
 """Does the gate fail what it should, and nothing else? Gates made again and again from recorded blocks, and real ones.
 
     python -m tests.experiments.gates record TIME [KIND]     # every arm below, side by side; or those of one kind
+    python -m tests.experiments.gates amounts RUN...         # server CPU per token of each change beside its control
     python -m tests.experiments.gates resample SIZE RUN...   # gates of that size made of its blocks: how many fail?
     python -m tests.experiments.gates live KIND SIZE [ARM]   # `tokenwire gate` on a clone of this with that change
     python -m tests.experiments.gates kinds                  # the kinds of change
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from scipy.stats import trim_mean
 
 from bench import experiment
 from bench.gate.judge import SIDES, Judge, arm_of, confirm, decide, suspects
@@ -35,6 +37,7 @@ from bench.gate.result import FILE, Row
 from bench.gate.thresholds import DEFAULT, Thresholds, read, scenario_of, sized
 from bench.measures import MEASURES
 from bench.metrics import Account, Value, summarize
+from bench.paired import estimate, interval
 from bench.progress import Progress
 from bench.record import Run, Trial, read_run
 from bench.scenario import Arm, Contrast, Scenario
@@ -125,6 +128,31 @@ def record(budget_s: float, kind: str, results: Path) -> bool:
         state = experiment.run(wanted, "gate", [], folder, progress, command=["gates", "record"])
     print(f"{folder}: {state}")
     return state == "finished"
+
+
+def amounts(folders: Iterable[Path]) -> bool:
+    """Print by how much each change raised server CPU per token, from pairs of valid trials, as a verdict does."""
+    for folder in folders:
+        run = read_run(folder)
+        plain = run.info["scenario"]
+        facts = {(t.facts["block"], t.facts["arm"]): t.facts for t in run.trials if not breaches(t.facts, plain)}
+        for contrast in plain["contrasts"].values():
+            pair = contrast["baseline"], contrast["other"]
+            found = []
+            for block in range(1, len(run.info["order"]) + 1):
+                if all((block, arm) in facts for arm in pair):
+                    control, change = (
+                        np.array([one["server_cpu_ns"] / one["chunks"] for one in slices])
+                        for slices in (facts[block, arm]["phases"]["firehose"]["slices"] for arm in pair)
+                    )
+                    found.append(trim_mean(np.log(change / control), 0.25))
+            logs = np.array(found)
+            middle, reach = estimate(logs), interval(logs, 0.95)
+            said = ", ".join(f"{np.expm1(bound):+.1%}" for bound in reach or ())
+            print(
+                f"  {pair[1]:22} {np.expm1(middle):+.1%} ({said}), sd {logs.std(ddof=1):.1%}, {len(logs)} valid pairs"
+            )
+    return True
 
 
 class Made:
@@ -340,6 +368,8 @@ def main(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["record", given, *kind] if len(kind) <= 1 and {*kind} <= {*KINDS}:
             return int(not record(60 * float(given.rstrip("m")), kind[0] if kind else "", Path("results")))
+        case ["amounts", *folders] if folders:
+            return int(not amounts(map(Path, folders)))
         case ["resample", size, *folders] if folders:
             return int(not resample(size, [Path(folder) for folder in folders]))
         case ["live", kind, size, *arm] if len(arm) <= 1 and kind in [*KINDS, "comment", "docs"]:
