@@ -37,11 +37,10 @@ def rounds(order: Sequence[str], contrasts: Sequence[Contrast] = ()) -> Iterator
     caches, which is worth more than most differences between arms. Of a pair neither comes always second, which finds
     there what the two have in common. A pair by itself takes plain turns: what each finds is the other's already.
     """
-    here = [pair for pair in pairs(contrasts) if set(pair) <= set(order)]
-    swapped = list(order)
-    for one, other in here:
-        a, b = swapped.index(one), swapped.index(other)
-        swapped[a], swapped[b] = swapped[b], swapped[a]
+    other = {}
+    if len(order) > 2:
+        here = (pair for pair in pairs(contrasts) if set(pair) <= set(order))
+        other = {arm: partner for one, two in here for arm, partner in ((one, two), (two, one))}
     while True:
         yield list(order)
-        yield list(order) if len(order) == 2 else list(swapped)
+        yield [other.get(arm, arm) for arm in order]

@@ -43,9 +43,8 @@ def server_settings(
     if certificate is not None and scenario.tls(arm_name):
         settings["tls"] = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
     # A plant of nothing is a plant all the same, with what its presence costs: the control of experiments.
-    kept = {"plant"}
     return {
-        key: value for key, value in settings.items() if value is not None and (key in kept or value not in ([], {}))
+        key: value for key, value in settings.items() if value is not None and (key == "plant" or value not in ([], {}))
     }
 
 
